@@ -1,0 +1,295 @@
+"""The command line: verbs, help and exit codes. What stands after a verb is Hydra's.
+
+Neither Hydra nor torch is imported before a verb needs it, so that help, `list` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cvtasks import __version__
+from cvtasks.config.suggest import did_you_mean
+from cvtasks.errors import ConfigError, CvtasksError, OutOfDiskError, OutOfMemoryError
+
+HELP = """\
+Train, judge and compare computer-vision systems.
+
+    cvtasks train task=faster_rcnn                    train on generated scenes; needs no data
+    cvtasks train task=faster_rcnn dataset=coco dataset.root=DIR
+    cvtasks eval                                      evaluate the newest run
+    cvtasks predict source=photos/                    draw what a trained model finds
+    cvtasks resume RUN                                go on where a run was stopped
+    cvtasks list tasks                                what there is; also backbones, datasets, ...
+    cvtasks config task=faster_rcnn --why optimizer.lr
+    cvtasks completion bash                           shell completion; also zsh and fish
+
+cvtasks VERB --help tells more. Every setting is key=value: cvtasks config task=faster_rcnn shows them all.
+Exit codes: 0 done, 1 the run failed, 2 what was typed or the data is wrong, 3 the loss is not finite,
+4 out of memory, 5 out of disk, 130 and 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+HYDRA_HELP = """
+    -m                 run every combination of values that are separated by commas
+    -cd DIR            a folder with YAML of your own: DIR/experiment/mine.yaml, DIR/dataset/mine.yaml, ...
+    --cfg job          print the configuration and stop (as composed; cvtasks config resolves and checks it)
+    --info defaults    print which YAML files it is made of; also searchpath, plugins, all
+    -cn NAME           start from NAME.yaml instead of the verb's own file
+"""
+
+VERBS = {
+    "train": """\
+cvtasks train task=NAME [key=value ...]
+Train a system; evaluate it, and leave everything in one folder.
+
+    cvtasks train task=faster_rcnn
+    cvtasks train task=faster_rcnn dataset=coco dataset.root=DIR backbone=resnet18 loader.batch_size=4
+    cvtasks train task=faster_rcnn run_dir=runs/mine engine.max_steps=2000 seed=1
+    cvtasks train -m task=faster_rcnn optimizer.lr=0.01,0.02
+    cvtasks train -cd my_conf task=faster_rcnn experiment=mine
+"""
+    + HYDRA_HELP,
+    "eval": """\
+cvtasks eval [run=RUN | checkpoint=FILE | predictions=FILE] [key=value ...]
+Evaluate a trained model: the newest run, if none is named. Its own configuration holds; what is typed wins over it.
+
+    cvtasks eval
+    cvtasks eval run=runs/mine
+    cvtasks eval checkpoint=runs/mine/checkpoints/last.pt dataset=coco dataset.root=DIR
+    cvtasks eval -m run=runs/a,runs/b
+    cvtasks eval predictions=results.json dataset=coco dataset.val.annotations=val.json
+"""
+    + HYDRA_HELP,
+    "predict": """\
+cvtasks predict source=FILE|FOLDER|GLOB [run=RUN | checkpoint=FILE] [key=value ...]
+Write what a trained model finds in images: an overlay (PNG) of each, and one JSON of all.
+
+    cvtasks predict source=photos/
+    cvtasks predict checkpoint=runs/mine/checkpoints/best.pt 'source=photos/*.jpg' output=found
+    cvtasks predict run=runs/mine source=photo.jpg score_threshold=0.3
+"""
+    + HYDRA_HELP,
+    "resume": """\
+cvtasks resume RUN [key=value ...]
+Go on with a run that was stopped, from its last checkpoint, with its own configuration.
+
+    cvtasks resume runs/mine
+    cvtasks resume runs/mine engine.max_steps=20000
+""",
+    "list": """\
+cvtasks list [tasks|backbones|datasets|pipelines|evaluators|optimizers|schedulers|recipes|experiments|...] [-cd DIR]
+Tell what there is, one line each; with -cd, also what is in your own folder.
+
+    cvtasks list
+    cvtasks list tasks
+    cvtasks list experiments -cd my_conf
+""",
+    "config": """\
+cvtasks config [key=value ...] [--why KEY] [-cd DIR]
+Print the configuration that `cvtasks train` would run with: resolved and checked. With --why, which file or override
+set a key, and what that replaced.
+
+    cvtasks config task=faster_rcnn dataset=coco
+    cvtasks config task=faster_rcnn dataset=coco --why optimizer.lr
+    cvtasks config task=faster_rcnn --why backbone
+""",
+    "completion": """\
+cvtasks completion bash|zsh|fish
+Print a script that completes verbs, groups, their options, and keys.
+
+    eval "$(cvtasks completion bash)"                                  in ~/.bashrc
+    eval "$(cvtasks completion zsh)"                                   in ~/.zshrc, after compinit
+    cvtasks completion fish > ~/.config/fish/completions/cvtasks.fish
+""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. One line on stderr tells what a user can put right."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except KeyboardInterrupt:
+        return _say("stopped", 130)
+    except BrokenPipeError:  # `cvtasks list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        return _say(str(explained), explained.exit_code)
+
+
+def _main(words: list[str]) -> int:
+    verb, rest = (words[0], words[1:]) if words else ("--help", [])
+    if verb in ("--help", "-h", "help"):
+        print(VERBS.get(rest[0], HELP) if rest else HELP, end="")
+    elif verb in ("--version", "-V"):
+        print(f"cvtasks {__version__}")
+    elif verb == "complete":  # asked by the completion scripts
+        from cvtasks.config.completion import candidates
+
+        print("\n".join(candidates(" ".join(rest), list(VERBS))))
+    elif verb not in VERBS:
+        raise ConfigError(_no_verb(verb, words))
+    elif "--help" in rest or "-h" in rest:
+        print(VERBS[verb], end="")
+    elif verb == "list":
+        _list(_flags(verb, rest))
+    elif verb == "config":
+        _config(_flags(verb, rest))
+    elif verb == "completion":
+        from cvtasks.config.completion import script
+
+        print(script(rest[0] if rest else ""), end="")
+    else:
+        _launch(verb, _flags(verb, rest))
+    return 0
+
+
+def explain(error: BaseException) -> CvtasksError | None:
+    """The error as one that a user can put right; None if it is a bug of ours."""
+    if isinstance(error, CvtasksError):
+        return error
+    torch = sys.modules.get("torch")
+    exhausted = isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    )
+    if exhausted or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        what = (str(error).splitlines() or ["memory"])[0]
+        return OutOfMemoryError(f"out of memory: {what}; try a smaller loader.batch_size or pipeline.size")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return OutOfDiskError(
+            f"the disk is full: {error.filename or error}; make room, then cvtasks resume RUN"
+        )
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename:
+        return CvtasksError(f"{error.filename}: {error.strerror}")
+    return None
+
+
+def _launch(verb: str, flags: argparse.Namespace) -> None:
+    if verb == "resume":
+        flags.overrides = _with_run(flags.overrides)
+    from cvtasks.config.launch import launch
+
+    def job(config: dict[str, Any], scaled: dict[str, str]) -> float | None:
+        from cvtasks import app
+
+        if verb == "train":
+            return app.train(config, sources=scaled)
+        if verb == "resume":
+            app.resume(Path(config["run"]), config)
+        elif verb == "eval":
+            app.evaluate(config)
+        else:
+            app.predict(config)
+        return None
+
+    launch(verb, flags, job, _failed_job)
+
+
+def _failed_job(error: Exception) -> str:
+    """Report a sweep's job at once; the others go on."""
+    explained = explain(error)
+    if explained is None:
+        traceback.print_exception(error)
+    line = str(explained or repr(error))
+    _say(line, 1)
+    return line
+
+
+def _with_run(overrides: list[str]) -> list[str]:
+    """`resume RUN`: the folder may hold any character."""
+    folders = [o for o in overrides if "=" not in o or Path(o).is_dir()]
+    if len(folders) > 1:
+        raise ConfigError(f"resume takes one run, not {', '.join(folders)}")
+    if not folders and not any(o.startswith("run=") for o in overrides):
+        raise ConfigError("type which run: cvtasks resume RUN")
+    quoted = ['run="' + folder.replace('"', '\\"') + '"' for folder in folders]
+    return quoted + [o for o in overrides if o not in folders]
+
+
+def _list(flags: argparse.Namespace) -> None:
+    from cvtasks.config.locate import conf_dirs, groups, options, summary
+
+    folders = conf_dirs(flags.config_dir)
+    known = groups(folders)
+    if not flags.overrides:
+        for group in known:
+            print(f"{group + 's':14}{', '.join(options(group, folders))}")
+        return
+    for word in flags.overrides:
+        named = [group for group in known if word in (group, group + "s")]
+        if not named:
+            raise ConfigError(f"there are no {word}" + _near(word, [group + "s" for group in known]))
+        found = options(named[0], folders)
+        if not found:
+            print(
+                f"There is no {named[0]} yet: a YAML file in {named[0]}/ of your own folder makes one (-cd DIR)."
+            )
+        width = max(map(len, found), default=0) + 2
+        for option, file in found.items():
+            print(f"{option:{width}}{summary(file)}".rstrip())
+
+
+def _config(flags: argparse.Namespace) -> None:
+    if flags.why is not None:
+        from cvtasks.config.why import why
+
+        print(why("train", flags.overrides, flags.why, config_dir=flags.config_dir))
+        return
+    import yaml
+
+    from cvtasks.config.compose import compose
+
+    config = compose("train", flags.overrides, config_dir=flags.config_dir)
+    print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _flags(verb: str, words: list[str]) -> argparse.Namespace:
+    """The options before, between and after the overrides; Hydra's own names for what is Hydra's."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--config-dir", "-cd")
+    if verb == "config":
+        parser.add_argument("--why")
+    elif verb != "list":
+        parser.add_argument("--config-name", "-cn")
+        parser.add_argument("--multirun", "-m", action="store_true")
+        parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+        parser.add_argument("--package", "-p")
+        parser.add_argument("--resolve", action="store_true")
+        infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+        parser.add_argument("--info", "-i", nargs="?", const="all", choices=infos)
+    known = [name for action in parser._actions for name in action.option_strings]
+    for word in words:
+        if word.startswith("-") and word.split("=")[0] not in known:
+            raise ConfigError(f"{word}: cvtasks {verb} has no such option" + did_you_mean(word, known))
+    return parser.parse_intermixed_args(words)
+
+
+def _no_verb(word: str, words: Sequence[str]) -> str:
+    if "=" in word:
+        return f"a verb comes first: cvtasks train {' '.join(words)}"
+    return f"there is no verb {word}" + _near(word, VERBS)
+
+
+def _near(word: str, names: Collection[str]) -> str:
+    return did_you_mean(word, names, otherwise=f"; there are {', '.join(names)}")
+
+
+def _say(line: str, code: int) -> int:
+    print(f"cvtasks: {line}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,262 @@
+"""Composes a verb's configuration with Hydra and hands it out as a checked, plain dict.
+
+Beyond what Hydra does: the recipe for the pair of task and data set is chosen (`recipe=auto`), `eval`,
+`predict` and `resume` start from the trained model's own configuration, every composed configuration is checked,
+and every error is one line. `Loader` stands in for Hydra's own loader (its public interface), so that this
+holds for sweeps and `--cfg` as well.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hydra
+from hydra import version as hydra_version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.plugins.config_source import ConfigSource
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from cvtasks.config import stored
+from cvtasks.config.locate import conf_dirs
+from cvtasks.config.origins import Setting, flatten, settings
+from cvtasks.config.schema import GROUPS, VERBS, defaults
+from cvtasks.errors import CvtasksError
+
+# Set up at import: a sweep's launcher may unpickle the loader in a process of its own.
+if hydra.__version__.startswith("1.3."):
+    hydra_version.setbase("1.3")
+setup_globals()
+for _empty in ("auto", "none"):
+    ConfigStore.instance().store(group="recipe", name=_empty, node={}, package="_global_", provider="cvtasks")
+
+SCALED = re.compile(r"\$\{(scale|scale_steps):(.*)\}")
+
+
+def _scale(value: float, batch_size: float, reference: float) -> float:
+    """`${scale:0.02,${loader.batch_size},16}`: a rate for batches of 16, made for ours."""
+    return value * batch_size / reference
+
+
+def _scale_steps(steps: int, reference: int, batch_size: int) -> int:
+    """`${scale_steps:90000,16,${loader.batch_size}}`: as many images as in 90,000 batches of 16."""
+    return math.ceil(steps * reference / batch_size)
+
+
+OmegaConf.register_new_resolver("scale", _scale, replace=True)
+OmegaConf.register_new_resolver("scale_steps", _scale_steps, replace=True)
+
+
+def compose(
+    verb: str, overrides: Sequence[str] = (), *, config_dir: str | None = None, checked: bool = True
+) -> dict[str, Any]:
+    """The verb's configuration: resolved, plain, and checked unless told not to.
+
+    verb: train, eval, predict or resume; for the last, `run=FOLDER` is among the overrides.
+    Raises ConfigError with one line that names the key and the nearest right one.
+    """
+    loader = Loader(verb, config_dir=config_dir, checked=checked)
+    return plain(loader.load_configuration(verb, list(overrides), RunMode.RUN), verb)
+
+
+def unresolved(config: DictConfig) -> dict[str, Any]:
+    """As composed, with `${...}` where it stands in a file, and without Hydra's own node."""
+    return _container(config, resolve=False)
+
+
+def plain(config: DictConfig, verb: str) -> dict[str, Any]:
+    """Resolved, without Hydra's own node, and with the defaults of keys that an older configuration lacks."""
+    values = _container(config, resolve=True)
+    lacking = {key: value for key, value in defaults(VERBS[verb]).items() if key not in values}
+    return values | lacking | {"task": values.get("task") or None}
+
+
+def scaled(config: DictConfig) -> dict[str, str]:
+    """The keys computed for the batch size, each with its formula: {"optimizer.lr": "0.02 x 2 / 16"}."""
+    found = {}
+    for key, value in flatten(unresolved(config)):
+        if isinstance(value, str) and (match := SCALED.fullmatch(value)):
+            inner = re.sub(r"\$\{([\w.]+)\}", lambda m: str(OmegaConf.select(config, m[1])), match[2])
+            first, second, third = (part.strip() for part in inner.split(","))
+            found[key] = f"{first} x {second} / {third}"
+    return found
+
+
+def as_typed(overrides: ListConfig) -> list[str]:
+    """Overrides that Hydra remembers, with the `${...}` that they may hold."""
+    lines = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(lines, list)
+    return lines
+
+
+class _Composer(ConfigLoaderImpl):
+    """Hydra's loader, which also remembers the files that it composed last."""
+
+    defaults: Sequence[ResultDefault] = ()
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        self.defaults = defaults
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+
+class Loader(ConfigLoader):
+    """Hydra's loader with recipes, stored configurations, the check, and messages of one line."""
+
+    def __init__(self, verb: str, *, config_dir: str | None = None, checked: bool = True) -> None:
+        ours, *users = conf_dirs(config_dir)
+        path = create_config_search_path(f"file://{ours}")
+        for folder in users:  # as Hydra's own --config-dir does
+            path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+        self.verb = verb
+        self.checked = checked
+        self.inner = _Composer(path)
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """Compose, and check what is going to run. For a sweep: its first job, with the sweep's overrides."""
+        from cvtasks.config import explain
+
+        asked = overrides
+        try:
+            if run_mode is RunMode.MULTIRUN:
+                overrides = self._first_job(overrides)
+            self._register_stored(overrides)
+            overrides = self.with_recipe(config_name, overrides)
+            config = self.inner.load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+            history = self.settings(config)
+            _drop_what_was_for_another_choice(config, history)
+            if self.checked and run_mode is RunMode.RUN:
+                explain.check_composed(self, config, history)
+        except CvtasksError:
+            raise
+        except Exception as error:
+            raise explain.explained(error, self, config_name, overrides) from error
+        # What a sweeper goes on with is what was typed.
+        config.hydra.overrides.task = [
+            o for o in asked if not o.lstrip("+~").startswith(("hydra.", "hydra/"))
+        ]
+        return config
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        hydras = as_typed(master_config.hydra.overrides.hydra)
+        name = master_config.hydra.job.config_name
+        config = self.load_configuration(name, hydras + sweep_overrides, RunMode.RUN)
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        return config
+
+    def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> Any:
+        self._register_stored(overrides)
+        return self.inner.compute_defaults_list(
+            config_name, self.with_recipe(config_name, overrides), run_mode
+        )
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        return self.inner.get_group_options(group_name, results_filter, config_name, overrides)
+
+    def get_search_path(self) -> ConfigSearchPath:
+        return self.inner.get_search_path()
+
+    def get_sources(self) -> list[ConfigSource]:
+        return self.inner.get_sources()
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        return self.inner.list_groups(parent_name)
+
+    def settings(self, config: DictConfig) -> dict[str, list[Setting]]:
+        """Of the configuration just composed: for every key the files and overrides that set it, oldest first."""
+        typed = self.parse(as_typed(config.hydra.overrides.task))
+        keys = [o for o in typed if isinstance(o.value(), dict) or o.key_or_group not in self.list_groups("")]
+        return settings(self.inner.defaults, self.inner.repository, config.hydra.runtime.choices, keys)
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self).parse_overrides(list(overrides))
+
+    def _first_job(self, overrides: list[str]) -> list[str]:
+        """A sweep's first job: Hydra composes a sweep without its swept keys, and refuses what they bring."""
+        first = []
+        for override in self.parse(overrides):
+            if not override.is_sweep_override():
+                first.append(override.input_line or "")
+            elif override.is_discrete_sweep():
+                value = next(override.sweep_string_iterator(), "")
+                first.append(f"{override.get_key_element()}={value}")
+        return first
+
+    def with_recipe(self, config_name: str | None, overrides: list[str]) -> list[str]:
+        """Choose recipe/<task>_<dataset> where the choice is `auto` and there is one.
+
+        An interpolated default (`recipe: ${task}_${dataset}`) may not override groups; a choice may.
+        """
+        if any(o.startswith("recipe=") and o != "recipe=auto" for o in overrides):
+            return overrides
+        chosen = self.inner.compute_defaults_list(config_name, overrides, RunMode.MULTIRUN)
+        choices = chosen.overrides.known_choices
+        name = f"{choices.get('task')}_{choices.get('dataset')}"
+        if choices.get("recipe") != "auto" or name not in self.inner.get_group_options("recipe"):
+            return overrides
+        return [*(o for o in overrides if o != "recipe=auto"), f"recipe={name}"]
+
+    def _register_stored(self, overrides: Sequence[str]) -> None:
+        """Offer the trained model's own configuration to Hydra as the choice `checkpoint` of every group."""
+        if self.verb == "train":
+            return
+        asked = {o.key_or_group: o.value() for o in self.parse(overrides) if not o.is_sweep_override()}
+        if asked.get("predictions") and not asked.get("run") and not asked.get("checkpoint"):
+            # Another tool's results need no model: the defaults of training, without a task.
+            config = unresolved(self.inner.load_configuration("train", ["~task"], RunMode.RUN))
+        else:
+            config = stored.load(self.verb, run=asked.get("run"), checkpoint=asked.get("checkpoint"))
+        store = ConfigStore.instance().store
+        for group in GROUPS:
+            store(group=group, name=stored.OPTION, node=config.pop(group, {}), package=group)
+        store(name=stored.OPTION, node=config, package="_global_")
+
+
+def _drop_what_was_for_another_choice(config: DictConfig, history: Mapping[str, list[Setting]]) -> None:
+    """Give keys whose newest value was for an option that is not chosen the value before it (`origins`)."""
+    for key, each in history.items():
+        if not each[-1].only_for:
+            continue
+        holding = [setting.value for setting in each if not setting.only_for]
+        if holding:
+            OmegaConf.update(config, key, holding[-1])
+            continue
+        parent, _, name = key.rpartition(".")
+        with open_dict(config):
+            OmegaConf.select(config, parent).pop(name, None)
+
+
+def _container(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values = OmegaConf.to_container(own, resolve=resolve)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,187 @@
+"""What the configuration's own nodes may hold. Standard library only.
+
+Nodes with a `_target_` are checked against the constructor that they name; the nodes below belong to
+no constructor, so these dataclasses are their signature. Both are checked by `config.check`, so a type, a
+`Literal` and a `Range` mean the same in either place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, for `Annotated[float, Range(min=0)]`; `above` and `below` leave out the bound."""
+
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+
+Positive = Range(min=1)
+
+
+@dataclass(frozen=True)
+class Supplied:
+    """Constructor arguments that the application hands over: `Annotated[Node, Supplied("split")]`."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that names its constructor in `_target_`; the rest of it are the constructor's own arguments."""
+
+    _target_: str
+    name: str
+
+
+@dataclass(frozen=True)
+class TaskNode(Node):
+    """What a task's node says beside its model's constructor arguments."""
+
+    requires: list[
+        Literal[
+            "label",
+            "boxes",
+            "labels",
+            "ignore",
+            "masks",
+            "keypoints",
+            "visible",
+            "segmentation",
+            "proposals",
+        ]
+    ]
+    """Fields of `Sample` without which its losses cannot be computed; the data set must provide them."""
+    monitor: str
+    """The metric that decides which checkpoint is best."""
+    loss_weights: dict[str, Annotated[float, Range(min=0)]]
+    """One for each loss that the model returns."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How long and how exactly to train. One clock: steps; epochs are turned into steps once."""
+
+    max_steps: Annotated[int, Positive] | None = None
+    """Optimizer steps in all; if null, `max_epochs` decides."""
+    max_epochs: Annotated[float, Range(above=0)] | None = None
+    eval_every: Annotated[int, Positive] | None = None
+    """Steps between evaluations (null: once an epoch at most, five times in a run, and always at the end)."""
+    checkpoint_every: Annotated[int, Positive] | None = None
+    """Steps between writes of last.pt (null: whenever it evaluates)."""
+    log_every: Annotated[int, Positive] = 10
+    """Steps between lines of metrics.jsonl; losses are read from the device only then."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware multiplies in it, else fp32. Which one it was is recorded in the run."""
+    channels_last: bool = True
+    accumulate: Annotated[int, Positive] = 1
+    """Batches whose gradients are averaged into one step."""
+    clip_norm: Annotated[float, Range(above=0)] | None = None
+    """Largest norm of all gradients together."""
+    val_losses: bool = True
+    """Compute the losses on validation data too."""
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How batches reach the device."""
+
+    batch_size: Annotated[int, Positive] = 8
+    eval_batch_size: Annotated[int, Positive] | None = None
+    """null: the same as `batch_size`."""
+    workers: Annotated[int, Range(min=0)] | Literal["auto"] = "auto"
+    """Processes that read and augment. auto: up to 8, none on a machine where training needs every core."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The whole of a training configuration; `eval`, `predict` and `resume` have it all, too."""
+
+    task: Annotated[TaskNode, Supplied("backbone", "classes")]
+    backbone: Node
+    dataset: Annotated[Node, Supplied("split", "fields")]
+    pipeline: Annotated[Node, Supplied("train", "flip_index")]
+    evaluator: Annotated[Node, Supplied("classes")]
+    optimizer: Annotated[Node, Supplied("model", "params")]
+    scheduler: Annotated[Node, Supplied("optimizer", "max_steps")]
+    engine: EngineConfig
+    loader: LoaderConfig
+    run_dir: str | None = None
+    """The run's folder; null: runs/<task>/<dataset>/<date>_<time>."""
+    seed: Annotated[int, Range(min=0, below=2**63)] = 0
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps; auto: the accelerator if there is one."""
+    deterministic: bool = False
+    plugins: tuple[str, ...] = ()
+    """Modules of the user's own that a `_target_` may name."""
+    weights: str | None = None
+    """Weights of the whole model to start from: a file, a run's folder, or the zoo's name."""
+
+
+@dataclass(frozen=True)
+class StoredConfig(TrainConfig):
+    """A trained model's own configuration, and which model it is. `resume` adds nothing to it."""
+
+    run: str | None = None
+    """The run's folder; null: the newest below runs/, unless `checkpoint` says more."""
+    checkpoint: str | None = None
+    """A checkpoint's file; null: the run's best.pt."""
+
+
+@dataclass(frozen=True)
+class EvalConfig(StoredConfig):
+    """What `cvtasks eval` adds."""
+
+    predictions: str | None = None
+    """A COCO results file to be judged in place of a model's predictions."""
+
+
+@dataclass(frozen=True)
+class PredictConfig(StoredConfig):
+    """What `cvtasks predict` adds."""
+
+    source: str = ""
+    """An image, a folder, or a glob pattern in quotes."""
+    output: str | None = None
+    """The folder to write into; null: beside the run."""
+    score_threshold: Annotated[float, Range(min=0, max=1)] = 0.5
+    """Detections below it are neither drawn nor written."""
+
+
+VERBS: dict[str, type[TrainConfig]] = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "resume": StoredConfig,
+}
+GROUPS = (
+    "backbone",
+    "dataset",
+    "pipeline",
+    "evaluator",
+    "optimizer",
+    "scheduler",
+    "engine",
+    "loader",
+    "task",
+)
+"""The configuration groups that fill a node of the same name, in the order of composing."""
+CHOICES = ("recipe", "experiment", "debug")
+"""The groups that set keys of the others."""
+
+
+def defaults(config: type[TrainConfig]) -> dict[str, Any]:
+    """The values of the keys that a configuration may leave out."""
+    return {
+        f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+        for f in fields(config)
+        if f.default is not MISSING
+    }

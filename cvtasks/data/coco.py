@@ -1,0 +1,115 @@
+"""COCO's format (Lin et al., ECCV 2014): boxes, masks and keypoints, from any JSON of that form.
+
+    cvtasks train task=faster_rcnn dataset=coco dataset.root=/data/coco
+    cvtasks train task=faster_rcnn dataset=coco dataset.train.images=DIR dataset.train.annotations=JSON \\
+                  dataset.val.images=DIR dataset.val.annotations=JSON
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, TypedDict
+
+from cvtasks.data.annotations import Findings, OnError
+from cvtasks.data.coco_file import read_coco
+from cvtasks.data.paths import Folder
+from cvtasks.errors import ConfigError
+from cvtasks.types import Sample, Split, Truth
+
+
+class CocoSplit(TypedDict, total=False):
+    """Where one split lies; relative to `dataset.root` if that is given, else to the working directory."""
+
+    images: str | None
+    annotations: str | None
+
+
+class CocoReader:
+    """One split of a COCO data set (protocol `Reader`).
+
+    The classes are the categories in the order of their ids. All annotations are checked here; images are
+    looked for here and decoded when they are asked for. A box that is a single point is left out, and one
+    that is up to two pixels over the image's edge clipped, both with a note. Keypoints are continuous: the
+    file's pixel index plus 0.5.
+
+    root: with COCO's own layout in it (annotations/instances_train2017.json, train2017/, and the same for
+        val) nothing else is needed; keypoints are read from person_keypoints_*.json.
+    train, val: folder and JSON file, for any other layout. `images` of val may be null if only `truth` is
+        used.
+    classes: which to use, in this order; null: all.
+    on_error: raise stops at the first record that is wrong; skip leaves out the object or the image, says so
+        in `notes`, and decodes every image once beforehand.
+
+    Raises DataError naming file and record, ConfigError naming the key to type.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"boxes", "labels", "ignore", "masks", "keypoints", "visible"}
+    )
+
+    def __init__(
+        self,
+        *,
+        split: Split,
+        fields: frozenset[str] = frozenset({"boxes", "labels", "ignore"}),
+        root: str | None = None,
+        train: CocoSplit | None = None,
+        val: CocoSplit | None = None,
+        classes: Sequence[str] | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        annotations, images = _paths(root, split, (train if split == "train" else val) or {}, fields)
+        findings = Findings("coco", on_error)
+        folder = None if images is None else Folder(images)
+        self.split = split
+        self._folder = None if folder is None else folder.path
+        self._annotations, self.classes = read_coco(
+            annotations, folder, fields=fields, classes=classes, split=split, findings=findings
+        )
+        self.notes = findings.notes()
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def __getitem__(self, index: int) -> Sample:
+        if self._folder is None:
+            raise ConfigError(f"dataset coco: the images are needed; type dataset.{self.split}.images=DIR")
+        return self._annotations.sample(index, self._folder)
+
+    def truth(self, index: int) -> Truth:
+        return self._annotations.truth(index, self._folder)
+
+
+def _paths(
+    root: str | None, split: Split, own: CocoSplit, fields: frozenset[str]
+) -> tuple[Path, Path | None]:
+    """The JSON file and the folder of images (None: not given)."""
+    typed = f"dataset.{split}.images=DIR dataset.{split}.annotations=JSON"
+    annotations, images = own.get("annotations"), own.get("images")
+    base = Path(root or "").expanduser()
+    if not base.is_dir():
+        raise ConfigError(f"dataset.root={root}: there is no such folder")
+    if root is None and annotations is None:
+        raise ConfigError(
+            f"dataset coco: there is no {split} data; type {typed}, or dataset.root=DIR for a folder with "
+            f"annotations/instances_{split}2017.json and {split}2017/"
+        )
+    if root is not None:
+        kind = "person_keypoints" if "keypoints" in fields else "instances"
+        images = images or (f"{split}2017" if annotations is None or split == "train" else None)
+        annotations = annotations or f"annotations/{kind}_{split}2017.json"
+    assert annotations is not None
+    json_file = base / Path(annotations).expanduser()
+    if not json_file.is_file():
+        raise ConfigError(f"dataset coco: there is no file {json_file}; type {typed}")
+    if images is None:
+        if split == "train":
+            raise ConfigError(
+                "dataset coco: dataset.train.images is not given; type dataset.train.images=DIR"
+            )
+        return json_file, None
+    folder = base / Path(images).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"dataset coco: there is no folder {folder}; type dataset.{split}.images=DIR")
+    return json_file, folder

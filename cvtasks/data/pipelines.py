@@ -1,0 +1,190 @@
+"""From a reader's Sample to the one that is batched. Each file in conf/pipeline names a function here.
+
+Each is `(*, train, flip_index, <parameters>) -> Callable[[Sample], Sample]`; `flip_index` comes from the data
+set's classes. In evaluation only the resize happens. Random numbers come from torch's global generator,
+which the loader seeds for each image. Images stay uint8, and nothing is padded here: a pipeline of constant
+shape notes `pad_to` (height, width) in the Sample, and `collate` pads right and below.
+
+Behind its resize every pipeline drops objects whose box has a side below `min_box` pixels, and has the same
+augmentation: `flip` and `vertical_flip` (probabilities), `rotate90` (probability of one, two or three quarter
+turns; 0.75 makes all four directions equally likely), `color` (brightness, contrast and saturation by factors
+from 1 - color to 1 + color).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, TypeAlias
+
+import torch
+
+from cvtasks.config.schema import Range
+from cvtasks.data import transforms
+from cvtasks.errors import ConfigError
+from cvtasks.types import Sample
+
+Transform: TypeAlias = Callable[[Sample], Sample]
+Size: TypeAlias = Annotated[int, Range(min=1)]
+Probability: TypeAlias = Annotated[float, Range(min=0, max=1)]
+Strength: TypeAlias = Annotated[float, Range(min=0, max=1)]
+Positive: TypeAlias = Annotated[float, Range(above=0)]
+
+
+def fixed(
+    *,
+    train: bool,
+    flip_index: Sequence[int] = (),
+    size: Size = 320,
+    keep_aspect: bool = False,
+    flip: Probability = 0.5,
+    vertical_flip: Probability = 0.0,
+    rotate90: Probability = 0.0,
+    color: Strength = 0.0,
+    min_box: Positive = 1.0,
+) -> Transform:
+    """Every image at size x size: stretched to it, or (`keep_aspect`) fitted into it and padded."""
+    place = partial(_fit, size=size) if keep_aspect else partial(transforms.resize, size=(size, size))
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
+    return _Chain(place, augment if train else None)
+
+
+def shortest_edge(
+    *,
+    train: bool,
+    flip_index: Sequence[int] = (),
+    size: Size | Sequence[Size] = 800,
+    max_size: Size = 1333,
+    flip: Probability = 0.5,
+    vertical_flip: Probability = 0.0,
+    rotate90: Probability = 0.0,
+    color: Strength = 0.0,
+    min_box: Positive = 1.0,
+) -> Transform:
+    """The shortest side at `size`, the longest at most `max_size`, as in Fast and Faster R-CNN.
+
+    Of several sizes, training draws one for each image and evaluation takes the largest.
+    """
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    if not sizes:
+        raise ConfigError(
+            "pipeline.size: the list is empty; expected at least one, for example pipeline.size=[640,800]"
+        )
+    place = partial(_shortest, sizes=sizes if train else (max(sizes),), max_size=max_size)
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
+    return _Chain(place, augment if train else None)
+
+
+def scale_jitter(
+    *,
+    train: bool,
+    flip_index: Sequence[int] = (),
+    size: Size = 1024,
+    scale: tuple[Positive, Positive] = (0.1, 2.0),
+    flip: Probability = 0.5,
+    vertical_flip: Probability = 0.0,
+    rotate90: Probability = 0.0,
+    color: Strength = 0.0,
+    min_box: Positive = 1.0,
+) -> Transform:
+    """Large-scale jittering (Ghiasi et al., CVPR 2021): a random scale, then crop or pad to size x size.
+
+    At scale 1 the longest side is `size`, as in evaluation; `scale` bounds the uniform draw.
+    Deviation: the crop comes before the resize, in whole pixels of the file's image, so the scale of either
+    axis differs from the drawn one by up to a pixel over the crop's length.
+    """
+    low, high = scale
+    if low > high:
+        raise ConfigError(
+            f"pipeline.scale: {list(scale)}; expected [lowest,highest], for example pipeline.scale=[0.1,2.0]"
+        )
+    place = partial(_jitter, size=size, scale=(low, high)) if train else partial(_fit, size=size)
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
+    return _Chain(place, augment if train else None)
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A class and not a closure, so that worker processes can be sent it."""
+
+    place: Transform
+    augment: Transform | None
+
+    def __call__(self, sample: Sample) -> Sample:
+        sample = self.place(sample)
+        return self.augment(sample) if self.augment else sample
+
+
+@dataclass(frozen=True)
+class _Augment:
+    flip_index: Sequence[int]
+    flip: float
+    vertical_flip: float
+    rotate90: float
+    color: float
+    min_box: float
+
+    def __call__(self, sample: Sample) -> Sample:
+        # First, so that nothing is done to the masks of objects that go.
+        sample = transforms.drop_small(sample, min_box=self.min_box)
+        if _chance(self.flip):
+            sample = transforms.horizontal_flip(sample, flip_index=self.flip_index)
+        if _chance(self.vertical_flip):
+            sample = transforms.vertical_flip(sample, flip_index=self.flip_index)
+        if _chance(self.rotate90):
+            sample = transforms.rotate90(sample, turns=_integer(1, 3))
+        if self.color:
+            brightness, contrast, saturation = (_uniform(1 - self.color, 1 + self.color) for _ in range(3))
+            sample = transforms.adjust_color(
+                sample, brightness=brightness, contrast=contrast, saturation=saturation
+            )
+        return sample
+
+
+def _fit(sample: Sample, *, size: int) -> Sample:
+    height, width = transforms.image_size(sample)
+    sample = transforms.resize(sample, size=_scaled(height, width, size / max(height, width)))
+    return sample | {"pad_to": (size, size)}
+
+
+def _shortest(sample: Sample, *, sizes: Sequence[int], max_size: int) -> Sample:
+    height, width = transforms.image_size(sample)
+    size = sizes[_integer(0, len(sizes) - 1)] if len(sizes) > 1 else sizes[0]
+    ratio = min(size / min(height, width), max_size / max(height, width))
+    return transforms.resize(sample, size=_scaled(height, width, ratio))
+
+
+def _jitter(sample: Sample, *, size: int, scale: tuple[float, float]) -> Sample:
+    height, width = transforms.image_size(sample)
+    full_height, full_width = _scaled(height, width, size / max(height, width) * _uniform(*scale))
+    y1, y2, new_height = _cut(height, full_height, size)
+    x1, x2, new_width = _cut(width, full_width, size)
+    sample = transforms.crop_resize(sample, window=(x1, y1, x2, y2), size=(new_height, new_width))
+    return sample | {"pad_to": (size, size)}
+
+
+def _cut(length: int, full: int, size: int) -> tuple[int, int, int]:
+    """A random crop to `size` of a side resized from `length` to `full`: ends in the source, length."""
+    new = min(full, size)
+    start = _integer(0, full - new)
+    low = min(round(start * length / full), length - 1)
+    high = max(round((start + new) * length / full), low + 1)
+    return low, high, new
+
+
+def _scaled(height: int, width: int, ratio: float) -> tuple[int, int]:
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
+def _chance(probability: float) -> bool:
+    return probability > 0 and torch.rand(()).item() < probability
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _integer(low: int, high: int) -> int:
+    """Uniform in low..high, both included."""
+    return int(torch.randint(low, high + 1, ()).item())

@@ -1,0 +1,212 @@
+"""A run's folder: everything that a training leaves behind, and the only place that writes it.
+
+config.yaml  metrics.jsonl  metrics.json  train.log  checkpoints/  predictions/  plots/  events.out.*
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from cvtasks.engine.checkpoint import BEST, LAST, PREVIOUS, write_atomically
+from cvtasks.errors import ConfigError
+
+RUNS = Path("runs")
+
+
+class Run:
+    """One run's folder, open for writing by this process alone. Use as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("checkpoints", "plots"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder)
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._log = (folder / "train.log").open("a", encoding="utf-8")
+        self._purge: int | None = None
+        self._board: Any = None
+
+    @classmethod
+    def create(cls, run_dir: str | Path | None, *, task: str, dataset: str) -> Run:
+        """A folder without a run. Raises ConfigError where `run_dir` holds one already.
+
+        A run that was stopped before its first checkpoint is none: `fit` begins it anew.
+        """
+        if run_dir is None:
+            return cls(_new_folder(RUNS / task / dataset))
+        folder = Path(run_dir)
+        if any((folder / "checkpoints" / name).exists() for name in (BEST, LAST, PREVIOUS)):
+            raise ConfigError(
+                f"run_dir={folder} holds a run already; go on with it by: cvtasks resume {folder}; "
+                "or choose another run_dir"
+            )
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """The folder of a run that exists. Raises ConfigError where there is none, or another process has it."""
+        if not (folder / "config.yaml").exists():
+            raise ConfigError(
+                f"{folder} holds no run (there is no config.yaml in it); give the folder of a run"
+            )
+        return cls(folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def plots(self) -> Path:
+        return self.folder / "plots"
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
+            if error is not None:
+                self._log.write(f"{type(error).__name__}: {error}\n")
+            self._log.flush()
+        for file in (self._board, self._metrics, self._log, self._lock):
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
+
+    def say(self, line: str) -> None:
+        """One line for the terminal (above a progress bar) and train.log."""
+        tqdm.write(line)
+        self._log.write(line + "\n")
+        self._log.flush()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl, with its numbers in TensorBoard too. NaN is written as null."""
+        self._metrics.write(json.dumps(_json(record)) + "\n")
+        self._metrics.flush()
+        self.scalars(record["step"], {k: v for k, v in record.items() if k != "step"})
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers for TensorBoard alone: what depends on the machine is kept out of metrics.jsonl."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                self.board.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: Any, step: int) -> None:
+        """A uint8 image [3, H, W] for TensorBoard."""
+        self.board.add_image(name, image, step)
+
+    def rewind(self, step: int) -> None:
+        """Drop what metrics.jsonl and TensorBoard hold beyond a step: it was written after the last checkpoint."""
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8", errors="replace")
+        kept = "".join(line + "\n" for line in text.splitlines() if _step(line) <= step)
+        if kept != text:
+            self._metrics.close()
+            write_atomically(path, kept.encode())
+            self._metrics = path.open("a", encoding="utf-8")
+        self._purge = step + 1
+
+    def write_json(self, name: str, values: Any) -> None:
+        """A JSON file in the run's folder."""
+        write_json(self.folder / name, values)
+
+    def write_text(self, name: str, text: str) -> None:
+        write_atomically(self.folder / name, text.encode())
+
+    @property
+    def board(self) -> Any:
+        """TensorBoard's writer, made when first used: importing it takes a second."""
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.folder), purge_step=self._purge)
+        return self._board
+
+
+def write_json(path: Path, values: Any) -> None:
+    """A JSON file, whole or not there. NaN is written as null."""
+    write_atomically(path, (json.dumps(_json(values), indent=2) + "\n").encode())
+
+
+def newest(root: Path = RUNS) -> Path:
+    """The run below `root` whose checkpoint was written last. Raises ConfigError where there is none."""
+    found = [p for name in (BEST, LAST) for p in root.rglob(f"checkpoints/{name}")]
+    if not found:
+        raise ConfigError(
+            f"there is no run below {root}/; name one with run=DIR or checkpoint=FILE, or train one first"
+        )
+    return max(found, key=lambda p: p.stat().st_mtime).parent.parent
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """best.pt of a run, or last.pt where nothing was evaluated. Raises ConfigError for a folder without a run."""
+    for name in (BEST, LAST):
+        if (folder / "checkpoints" / name).exists():
+            return folder / "checkpoints" / name
+    raise ConfigError(
+        f"{folder} holds no run (there is no checkpoints/{BEST} in it); give the folder of a run"
+    )
+
+
+def _new_folder(parent: Path) -> Path:
+    """`parent/<date>_<time>`, with a number behind it for the second run that starts in the same second."""
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        folder = parent / (name if number == 1 else f"{name}_{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError(f"10,000 runs in one second below {parent}")
+
+
+def _lock(folder: Path) -> Any:
+    """Hold the folder until the process ends, however it ends. Raises ConfigError where another one holds it.
+
+    A record lock, not flock: forked loader workers do not inherit it, so it ends with this process even if they live
+    on for some seconds.
+    """
+    file = (folder / ".lock").open("w")
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise ConfigError(
+                f"{folder} is in use by another process; wait for it, or choose another run_dir"
+            ) from None
+    return file
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for half a line, which a kill or a full disk leaves."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _json(value: Any) -> Any:
+    """NaN and infinity become null: JSON has neither."""
+    if isinstance(value, Mapping):
+        return {str(k): _json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

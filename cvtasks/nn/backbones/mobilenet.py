@@ -1,0 +1,54 @@
+"""MobileNetV3 small and large (Howard et al., ICCV 2019), torchvision's.
+
+cvtasks train task=faster_rcnn backbone=mobilenet_v3_large backbone.weights=imagenet
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from torch import nn
+from torchvision import models
+from torchvision.models.mobilenetv3 import MobileNetV3
+
+from cvtasks.nn.backbones.base import Backbone, FeatureSpec, Level, prepare
+from cvtasks.nn.norm import Norm, choose_norm, make_norm
+
+
+class MobileNet(Backbone):
+    """A level is the last block of its stride; c5 is the 1x1 convolution after the last block."""
+
+    def __init__(self, network: MobileNetV3) -> None:
+        specs: dict[str, FeatureSpec] = {}
+        stages: dict[str, list[str]] = {}
+        level, stride = "c0", 1
+        for index, block in enumerate(network.features):
+            convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+            if any(m.stride == (2, 2) for m in convolutions):
+                stride *= 2
+                level = f"c{len(stages) + 1}"
+            stages.setdefault(level, []).append(f"features.{index}")
+            specs[level] = FeatureSpec(convolutions[-1].out_channels, stride)
+        super().__init__(specs, stages)
+        self.features = network.features
+
+
+def mobilenet(
+    *,
+    size: Literal["small", "large"] = "large",
+    weights: str | None = None,
+    norm: Norm = "auto",
+    freeze_until: Level | Literal["auto"] | None = "auto",
+) -> Backbone:
+    """A MobileNetV3 without its classifier.
+
+    `norm="auto"` is frozen batch norm with `weights`, batch norm without; `freeze_until="auto"` is c2 with
+    `weights`, nothing without.
+    """
+    network = f"mobilenet_v3_{size}"
+    kind = choose_norm(norm, weights=weights, otherwise="batch")
+    # The published networks were trained with this eps, so frozen batch norm has it as well.
+    norm_layer = partial(make_norm, kind, eps=1e-3, momentum=0.01)
+    body = getattr(models, network)(norm_layer=norm_layer)
+    return prepare(MobileNet(body), network=network, weights=weights, freeze_until=freeze_until)

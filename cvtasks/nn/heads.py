@@ -1,0 +1,160 @@
+"""The box head of the region-based detectors: what is in a region, and where exactly (Girshick, ICCV 2015).
+
+Letters: B images, R regions, K classes, C channels, S bins a side. The background is class K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from cvtasks.errors import ConfigError
+from cvtasks.nn.fpn import convolution
+from cvtasks.nn.norm import NormKind
+from cvtasks.nn.regions import Maps, Proposals, RegionFeatures, Samples
+from cvtasks.ops import coders
+from cvtasks.ops.boxes import clip
+from cvtasks.ops.losses import DETECTION_BETA, masked_sum, smooth_l1
+from cvtasks.ops.matching import take
+from cvtasks.types import Batch, Prediction
+
+SMALLEST_SIDE = 1e-2
+"""A detection thinner than this many pixels is none."""
+
+
+def flat(regions: Tensor) -> Tensor:
+    """[R, C, S, S] -> [R, S * S * C]: in the order in which they lie in memory, so nothing is copied."""
+    return regions.permute(0, 2, 3, 1).flatten(1)
+
+
+def weight_for_flat(weight: Tensor, bins: int) -> Tensor:
+    """A linear layer's weight [D, C * S * S], as others flatten regions, for `flat` ones: [D, S * S * C]."""
+    return flat(weight.view(len(weight), -1, bins, bins))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TwoFC(nn.Module):
+    """fc6 and fc7 with ReLUs: [R, C, S, S] -> [R, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.fc6, self.fc7 = _linear(inputs, outputs), _linear(outputs, outputs)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        return F.relu(self.fc7(F.relu(self.fc6(flat(regions)))))
+
+
+class ConvFC(nn.Module):
+    """Four convolutions and one fully connected layer (Wu and He, ECCV 2018): [R, C, S, S] -> [R, outputs]."""
+
+    def __init__(self, channels: int, bins: int, outputs: int, norm: NormKind | None) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.convs = nn.ModuleList(convolution(channels, channels, 3, norm) for _ in range(4))
+        self.fc = _linear(channels * bins**2, outputs)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        for conv in self.convs:
+            regions = F.relu(conv(regions), inplace=True)
+        return F.relu(self.fc(flat(regions)))
+
+
+class PretrainedFC(nn.Module):
+    """A classification network's fc6 and fc7, taken over with weights and dropout: [R, C, S, S] -> [R, outputs]."""
+
+    def __init__(self, layers: nn.Sequential, channels: int, bins: int) -> None:
+        super().__init__()
+        fc6, *_, fc7 = (layer for layer in layers if isinstance(layer, nn.Linear))
+        if fc6.in_features != channels * bins**2:
+            raise ConfigError(
+                f"task.head=vgg_fc: the backbone's first fully connected layer takes {fc6.in_features} numbers, and "
+                f"regions have {channels} x {bins} x {bins}; set task.levels or task.region_bins as the network needs"
+            )
+        with torch.no_grad():
+            fc6.weight.copy_(weight_for_flat(fc6.weight, bins))
+        self.layers, self.outputs = layers, fc7.out_features
+
+    def forward(self, regions: Tensor) -> Tensor:
+        return self.layers(flat(regions))
+
+
+class BoxHead(nn.Module):
+    """Class scores over K + 1 and a box for each class, from the features of a region: a `DetectingHead`."""
+
+    coder_weights: Tensor
+
+    def __init__(
+        self,
+        features: RegionFeatures,
+        trunk: nn.Module,
+        num_classes: int,
+        *,
+        coder_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+        beta: float = DETECTION_BETA,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.features, self.trunk, self.num_classes = features, trunk, num_classes
+        self.beta = beta
+        self.score_threshold, self.nms_threshold, self.detections = score_threshold, nms_threshold, detections
+        self.register_buffer("coder_weights", torch.tensor(coder_weights), persistent=False)
+        self.scores = nn.Linear(trunk.outputs, num_classes + 1)  # type: ignore[arg-type]
+        self.offsets = nn.Linear(trunk.outputs, 4 * num_classes)  # type: ignore[arg-type]
+        nn.init.normal_(self.scores.weight, std=0.01)
+        nn.init.normal_(self.offsets.weight, std=0.001)
+        nn.init.zeros_(self.scores.bias)
+        nn.init.zeros_(self.offsets.bias)
+
+    def forward(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions [B, R, 4] -> scores [B, R, K + 1] (logits) and offsets [B, R, K, 4], float32."""
+        x = self.trunk(self.features(maps, boxes))
+        scores = self.scores(x).float().view(*boxes.shape[:2], -1)
+        return scores, self.offsets(x).float().view(*boxes.shape[:2], -1, 4)
+
+    def losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
+        """`classification`: cross-entropy; `box_regression`: smooth L1 of the true class's box; for each sample."""
+        assert batch.boxes is not None
+        assert batch.labels is not None
+        scores, offsets = self(maps, samples.boxes)
+        labels = take(batch.labels, samples.index)
+        targets = coders.encode(take(batch.boxes, samples.index), samples.boxes, self.coder_weights)
+        classes = torch.where(samples.positive, labels, self.num_classes)
+        classification = F.cross_entropy(scores.transpose(1, 2), classes, reduction="none")
+        predicted = offsets.gather(2, labels[:, :, None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        box = smooth_l1(predicted, targets, beta=self.beta)
+        count = samples.drawn.sum().clamp(min=1)
+        return {
+            "classification": masked_sum(classification, samples.drawn) / count,
+            "box_regression": masked_sum(box, samples.positive) / count,
+        }
+
+    def detect(self, maps: Maps, proposals: Proposals, batch: Batch) -> list[Prediction]:
+        """Scores above the threshold, suppressed within each class, the best `detections` of each image."""
+        logits, offsets = self(maps, proposals.boxes)
+        scores = logits.softmax(-1)[..., :-1].masked_fill(~proposals.valid[..., None], 0)
+        boxes = coders.decode(offsets, proposals.boxes[:, :, None], self.coder_weights)
+        boxes = clip(boxes.flatten(1, 2), batch.sizes).view_as(boxes)
+        wide = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(-1)
+        candidates = (scores > self.score_threshold) & wide
+        predictions = []
+        for image in range(len(batch)):
+            region, label = candidates[image].nonzero().unbind(1)
+            image_boxes, image_scores = boxes[image, region, label], scores[image, region, label]
+            kept = batched_nms(image_boxes, image_scores, label, self.nms_threshold)[: self.detections]
+            predictions.append(
+                {"boxes": image_boxes[kept], "scores": image_scores[kept], "labels": label[kept]}
+            )
+        return predictions

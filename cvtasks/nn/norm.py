@@ -1,0 +1,85 @@
+"""Normalisation layers by name, for backbones, pyramids and heads.
+
+Group norm: Wu and He, ECCV 2018, with a fixed 16 channels a group (their table 3: 24.2 % error on ImageNet
+against 24.1 % for 32 groups, 23.6 % for batch norm). Frozen batch norm: a pretrained network's constants.
+Letters: B images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvtasks.errors import ConfigError
+
+NormKind: TypeAlias = Literal["batch", "frozen", "group"]
+Norm: TypeAlias = Literal["auto", "batch", "frozen", "group"]
+"""What a YAML may say: auto is frozen with pretrained weights, and the network's own choice without."""
+
+CHANNELS_PER_GROUP = 16
+"""On a CPU, channels last, torch's bf16 backward is vectorised from 16 channels on: [8, 64, 40, 40] takes
+0.4 ms with 16 channels a group, and 8.3 ms with 2 (32 groups)."""
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine never change: y = x * scale + bias, for x [B, C, H, W].
+
+    Reads the state of an ordinary batch norm (weight, bias, running_mean, running_var).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            # Constants stay float32, the maps stay bf16, and it is one pass.
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        # In float32 that call costs a ResNet-50's step 7 % more than the plain affine does.
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        bias = self.bias - self.running_mean * scale
+        return torch.addcmul(bias.view(-1, 1, 1), x, scale.view(-1, 1, 1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+def make_norm(kind: NormKind, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
+    """The norm layer of this kind: [B, channels, H, W] -> the same shape.
+
+    Group norm has 16 channels a group, or the largest power of two below that divides `channels`. `momentum`
+    is for batch norm alone.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+    if kind == "frozen":
+        return FrozenBatchNorm2d(channels, eps=eps)
+    if kind == "group":
+        return nn.GroupNorm(channels // math.gcd(channels, CHANNELS_PER_GROUP), channels, eps=eps)
+    raise ConfigError(f"norm={kind}: expected one of {', '.join(get_args(NormKind))}")
+
+
+def choose_norm(norm: Norm, *, weights: str | None, otherwise: NormKind) -> NormKind:
+    """What `auto` means: frozen batch norm with pretrained weights, `otherwise` without."""
+    if norm != "auto":
+        return norm
+    return otherwise if weights is None else "frozen"

@@ -1,0 +1,19 @@
+"""Losses over padded tensors: a mask says what counts, and no shape depends on how much of it there is."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+DETECTION_BETA = 1 / 9
+"""Where smooth L1 turns from squared to absolute, as in torchvision and the first Faster R-CNN code (sigma = 3)."""
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """The sum of `values` where `mask` (of the same shape) is True. Nothing outside matters, not even a NaN."""
+    return values.masked_fill(~mask, 0).sum()
+
+
+def smooth_l1(predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:
+    """Summed over the last axis, [..., 4] -> [...] (Girshick, ICCV 2015). `beta=0` is plain L1."""
+    return F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").sum(-1)

@@ -1,0 +1,64 @@
+"""Which reference box answers for which object (Ren et al., NIPS 2015, section 3.1.2), for a whole batch at once.
+
+Letters: B images, P reference boxes (anchors or proposals), N objects (padded, at least 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cvtasks.ops.boxes import area, intersection, iou
+
+IGNORED_OVERLAP = 0.5
+"""A reference box with this share of itself inside an ignored object (crowd, difficult) is no negative."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What each reference box is for. `positive` and `negative` exclude each other; a box may be neither."""
+
+    index: Tensor
+    """int64 [B, P]: the object with the largest IoU; means nothing in an image without objects"""
+    positive: Tensor
+    """bool [B, P]"""
+    negative: Tensor
+    """bool [B, P]"""
+
+
+def match(
+    references: Tensor,
+    boxes: Tensor,
+    *,
+    objects: Tensor,
+    ignored: Tensor | None = None,
+    positive_iou: float,
+    negative_iou: float,
+    keep_best: bool,
+) -> Match:
+    """Match references [B, P, 4] or [P, 4] with boxes [B, N, 4], of which `objects` [B, N] are to be found.
+
+    Positive from `positive_iou` on, negative below `negative_iou`. `ignored` [B, N] are neither objects nor background.
+    keep_best: a reference that no other beats for some object is positive too, however small the overlap, so that each
+    object has one; it answers for the object with the largest IoU, as in torchvision and detectron2.
+    """
+    shared = intersection(boxes, references)
+    overlaps = iou(boxes, references, shared=shared).masked_fill_(~objects[:, :, None], -1)
+    best, index = overlaps.max(dim=1)
+    positive, negative = best >= positive_iou, best < negative_iou
+    if keep_best:
+        # 2 is no IoU: an object that nothing overlaps, or that is none, has no best.
+        highest = overlaps.amax(dim=2, keepdim=True)
+        positive |= (overlaps == highest.where(highest > 0, 2.0)).any(dim=1)
+    if ignored is not None:
+        covered = shared.masked_fill_(~ignored[:, :, None], 0).amax(dim=1)
+        negative &= covered < IGNORED_OVERLAP * area(references).clamp(min=1e-9)
+    return Match(index, positive, negative & ~positive)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of `values` [B, N] or [B, N, D] by `index` [B, P] -> [B, P] or [B, P, D]."""
+    if values.ndim == 2:
+        return values.gather(1, index)
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))

@@ -1,0 +1,160 @@
+"""Fixed-size features of regions: RoI align over a pyramid as one gather, and RoI pooling.
+
+RoI align (He et al., ICCV 2017) with a fixed sampling grid is a weighted sum of a fixed number of feature rows. With
+channels-last maps it is one `embedding_bag` over the rows of all levels and images: no loop over levels, no size that
+depends on the data. The gradient is the transposed bag, sorted by row: no atomics, so it is deterministic. Values and
+gradients are torchvision's (`MultiScaleRoIAlign`, aligned=False) up to rounding; sums are taken in float32, and the
+result has the maps' type, so that bf16 maps are never copied to float32 (on a CPU half the time).
+
+Letters: B images, R regions, C channels, S bins a side, T sampling points a bin and side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torchvision import ops
+
+CANONICAL_SIZE, CANONICAL_STRIDE = 224, 16
+"""A region of ImageNet's crop size is read from the stride-16 map (Lin et al., CVPR 2017, equation 1)."""
+
+
+def roi_align(
+    maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, *, bins: int, sampling_ratio: int = 2
+) -> Tensor:
+    """RoI align of boxes [B, R, 4] on the level that fits each: a [B, C, H, W] for each level -> [B * R, C, S, S].
+
+    Strides are powers of two, finest first. `sampling_ratio` is T; 0 chooses it for each region by its size, as the
+    paper's code does, by torchvision's operator on every level. Gradients reach the maps, not the boxes. The result
+    lies channels-last in memory.
+    """
+    # A NaN would become a wild row number; as a zero it gets as far as the losses, where it is noticed.
+    boxes = boxes.detach().float().nan_to_num()
+    level = choose_level(boxes, strides).flatten()
+    if sampling_ratio <= 0:
+        return _adaptive_roi_align(maps, strides, _with_image(boxes), level, bins=bins)
+    batch, count = boxes.shape[:2]
+    heights, widths = [m.shape[2] for m in maps], [m.shape[3] for m in maps]
+    starts = [0]
+    for height, width in zip(heights, widths, strict=True):
+        starts.append(starts[-1] + batch * height * width)
+    rows, columns = _by_level(heights, level), _by_level(widths, level)
+    image = torch.arange(batch, device=boxes.device, dtype=torch.int32).repeat_interleave(
+        count, output_size=batch * count
+    )
+    index, weights = _taps(
+        boxes.flatten(0, 1) * _by_level([1 / s for s in strides], level)[:, None],
+        _by_level(starts[:-1], level) + image * rows * columns,
+        rows,
+        columns,
+        bins=bins,
+        points=sampling_ratio,
+    )
+    # One table of rows, [sum of B * H * W, C]: level after level, image after image.
+    table = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
+    pooled: Tensor = _WeightedRows.apply(table, index, weights.to(table.dtype))
+    return pooled.view(-1, bins, bins, table.shape[1]).permute(0, 3, 1, 2)
+
+
+def choose_level(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """The index of the level that boxes [..., 4] are read from, int64 [...]: twice the size, one level up."""
+    sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    size = (sides[..., 0] * sides[..., 1]).sqrt()
+    level = torch.floor(math.log2(CANONICAL_STRIDE) + torch.log2(size / CANONICAL_SIZE) + 1e-6)
+    return (level - math.log2(strides[0])).clamp(0, len(strides) - 1).long()
+
+
+def roi_pool(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tensor:
+    """RoI max pooling (Girshick, ICCV 2015) of boxes [B, R, 4] on one map [B, C, H, W] -> [B * R, C, S, S]."""
+    with torch.autocast(features.device.type, enabled=False):
+        pooled = ops.roi_pool(features.float(), _with_image(boxes.detach().float()), bins, 1 / stride)
+    return pooled.to(features.dtype)
+
+
+def _with_image(boxes: Tensor) -> Tensor:
+    """Boxes [B, R, 4] as torchvision's operators take them: [B * R, 5], the image's number first."""
+    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+    return torch.cat([image.expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)
+
+
+def _adaptive_roi_align(
+    maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, level: Tensor, *, bins: int
+) -> Tensor:
+    """Every region on every level, and the right one chosen: more work, but nothing depends on the data."""
+    with torch.autocast(regions.device.type, enabled=False):
+        pooled = maps[0].new_zeros((), dtype=torch.float32)
+        for i, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+            on_this = ops.roi_align(features.float(), regions, bins, 1 / stride, sampling_ratio=0)
+            pooled = torch.where((level == i)[:, None, None, None], on_this, pooled)
+    return pooled.to(maps[0].dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _by_level(values: Sequence[int] | Sequence[float], level: Tensor) -> Tensor:
+    """`values[level]`, int32 or float32, without a copy from the host, for which it would wait for the device."""
+    dtype = torch.float32 if isinstance(values[0], float) else torch.int32
+    chosen = torch.full_like(level, values[0], dtype=dtype)
+    for i, value in enumerate(values[1:], start=1):
+        chosen.masked_fill_(level == i, value)
+    return chosen
+
+
+def _taps(
+    boxes: Tensor, start: Tensor, height: Tensor, width: Tensor, *, bins: int, points: int
+) -> tuple[Tensor, Tensor]:
+    """Rows and weights of every bin, int32 and float32 [R * S * S, T * T * 4], for boxes [R, 4] in map units."""
+    grid = (torch.arange(bins * points, device=boxes.device) + 0.5) / points
+    low, high = boxes[:, :2], boxes[:, 2:]
+    step = (high - low).clamp(min=1) / bins
+    taps = []
+    for axis, length in ((1, height), (0, width)):
+        limit = length[:, None].float()
+        point = low[:, axis, None] + step[:, axis, None] * grid
+        inside = ((point >= -1) & (point <= limit)) / points
+        point = point.clamp(min=0).minimum(limit - 1)
+        below = point.floor()
+        above = (below + 1).minimum(limit - 1)
+        share = point - below
+        row = torch.stack([below, above], -1).int().view(len(boxes), bins, 2 * points)
+        weight = torch.stack([1 - share, share], -1) * inside[..., None]
+        taps.append((row, weight.view(len(boxes), bins, 2 * points)))
+    (y, y_weight), (x, x_weight) = taps
+
+    def every_pair(per_row: Tensor, per_column: Tensor) -> tuple[Tensor, Tensor]:
+        # [R, S, 1, 4 T T] and [R, 1, S, 4 T T]: one long last axis is many times faster than six short ones.
+        n = 2 * points
+        per_row = per_row[..., :, None].expand(-1, -1, -1, n).flatten(2)[:, :, None]
+        return per_row, per_column[..., None, :].expand(-1, -1, n, -1).flatten(2)[:, None]
+
+    first_of_row, column = every_pair(start[:, None, None] + y * width[:, None, None], x)
+    rows = (first_of_row + column).flatten(0, 2)
+    y_weight, x_weight = every_pair(y_weight, x_weight)
+    return rows, (y_weight * x_weight).flatten(0, 2)
+
+
+class _WeightedRows(torch.autograd.Function):
+    """`embedding_bag` with weights, whose gradient is again one: over the taps of each row of the table."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        ctx.table_rows = len(table)  # type: ignore[attr-defined]
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        rows, weights = ctx.saved_tensors  # type: ignore[attr-defined]
+        every_row = torch.arange(ctx.table_rows, dtype=rows.dtype, device=rows.device)  # type: ignore[attr-defined]
+        ordered, order = rows.flatten().sort(stable=True)
+        back = F.embedding_bag(
+            order // rows.shape[1],
+            gradient.contiguous(),
+            torch.searchsorted(ordered, every_row),
+            mode="sum",
+            per_sample_weights=weights.flatten().index_select(0, order),
+        )
+        return back, None, None

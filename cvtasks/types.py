@@ -1,0 +1,193 @@
+"""The nouns that every room shares. Letters: B images, N objects, J joints, H x W pixels.
+
+Boxes are `(x1, y1, x2, y2)` in absolute pixels, continuous coordinates: a box that covers the whole
+image is `(0, 0, W, H)`. Labels run from 0 to K - 1; background is never a class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+ImageId: TypeAlias = int | str
+Split: TypeAlias = Literal["train", "val"]
+
+Sample: TypeAlias = dict[str, Any]
+"""One image and its labels, before and after transforms.
+
+Always `image` (tv_tensors.Image, uint8 [3, H, W]), `image_id` and `orig_size` (H, W of the file's
+image). Whatever the reader provides: `boxes` (tv_tensors.BoundingBoxes XYXY, float32 [N, 4]),
+`labels` (int64 [N]), `ignore` (bool [N]: crowd or difficult, neither positive nor negative), `masks`
+(tv_tensors.Mask, bool [N, H, W]), `keypoints` (float32 [N, J, 2], pixel centres at +0.5),
+`visible` (int64 [N, J]: 0 unlabelled, 1 hidden, 2 visible), `segmentation` (tv_tensors.Mask, uint8
+[H, W], 255 ignored), `label` (int64 []), `proposals` (float32 [P, 4]).
+"""
+
+Truth: TypeAlias = dict[str, Any]
+"""What an evaluator compares with: NumPy arrays in the ORIGINAL image's pixels, untouched by transforms.
+
+`image_id`, `file` (str), `orig_size` (H, W), `boxes` float64 [N, 4], `labels` int64 [N], `ignore` bool [N],
+`area` float64 [N] (the mask's where there is one, else the box's), and what else the reader provides:
+`rles` (list of N COCO run-length dicts), `keypoints` [N, J, 2] with `visible` [N, J], `segmentation` [H, W].
+"""
+
+Prediction: TypeAlias = dict[str, Tensor]
+"""What a model says of one image, in the ORIGINAL image's pixels, on any device.
+
+Detection: `boxes` float32 [D, 4], `scores` float32 [D] (descending), `labels` int64 [D]; others add `masks`,
+`keypoints`, `segmentation`.
+"""
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """The classes of a data set, as its files name them; stored in every checkpoint."""
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...] = ()
+    """The ids of the classes in the files (COCO's have gaps); 1..K where the format has none."""
+    keypoint_names: tuple[str, ...] = ()
+    flip_index: tuple[int, ...] = ()
+    """Joint j of the mirrored image is joint `flip_index[j]` of the image."""
+    skeleton: tuple[tuple[int, int], ...] = ()
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        if not self.category_ids:
+            object.__setattr__(self, "category_ids", tuple(range(1, len(self.names) + 1)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and values, for a checkpoint that `weights_only=True` can read."""
+        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return lists | {"skeleton": [list(limb) for limb in self.skeleton]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClassInfo:
+        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**tuples | {"skeleton": tuple(tuple(limb) for limb in values["skeleton"])})
+
+
+@dataclass
+class Batch:
+    """Padded tensors for B images; `valid` [B, N] tells objects from padding. Nothing in it is ragged.
+
+    `images` are uint8, padded at the right and the bottom to one size that every stride of the model
+    divides; the device normalises them (`Backbone.normalize`), and padding is zero after that.
+    """
+
+    images: Tensor
+    """uint8 [B, 3, H, W]"""
+    sizes: Tensor
+    """int64 [B, 2]: height and width of each image inside `images`"""
+    orig_sizes: Tensor
+    """int64 [B, 2]: height and width of each image in its file"""
+    image_ids: list[ImageId]
+    valid: Tensor | None = None
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    ignore: Tensor | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+    visible: Tensor | None = None
+    segmentation: Tensor | None = None
+    label: Tensor | None = None
+    proposals: Tensor | None = None
+    truth: list[Truth] | None = None
+    """In evaluation: what the files say, for the evaluator. Stays on the host."""
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`, copied asynchronously where memory is pinned."""
+        return self._map(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; called by torch's loader."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, move: Any) -> Batch:
+        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Batch(**{k: move(v) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+
+class Reader(Protocol):
+    """One split of a data set in some file format. Indexed by position; picklable for workers."""
+
+    provides: ClassVar[frozenset[str]]
+    """The fields of `Sample` that the format can hold, known before any file is opened."""
+    classes: ClassInfo
+    notes: list[str]
+    """What the user should know, one line each: records skipped and why, categories left out."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """The decoded image with its labels. Raises DataError naming file and record."""
+        ...
+
+    def truth(self, index: int) -> Truth:
+        """The labels alone, without opening the image."""
+        ...
+
+
+class VisionModel(Protocol):
+    """A model has two verbs, and no mode changes what they mean. Also a `torch.nn.Module`."""
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named, unweighted scalars that can be differentiated."""
+        ...
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """One prediction for each image, in its original pixels."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Collects predictions image by image and turns them into numbers; states of several processes merge."""
+
+    def reset(self) -> None: ...
+
+    def update(self, predictions: Sequence[Prediction], truth: Sequence[Truth]) -> None: ...
+
+    def state(self) -> Any:
+        """What was collected, picklable, to be merged elsewhere."""
+        ...
+
+    def merge(self, states: Iterable[Any]) -> None: ...
+
+    def compute(self) -> dict[str, float]:
+        """Flat names, "box/AP50": value. A number that is not defined is NaN."""
+        ...
+
+    def write(self, folder: Path) -> None:
+        """What was predicted, in the family's exchange format."""
+        ...
+
+    def plot_data(self) -> dict[str, Any]:
+        """After `compute`: what `viz.plots` can draw, by the name of the plot."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the engine trains and judges: a model, its evaluator, and how its losses add up."""
+
+    name: str
+    model: Any
+    """A VisionModel that is a torch.nn.Module"""
+    evaluator: Evaluator
+    requires: frozenset[str]
+    """Fields of `Sample` without which the losses cannot be computed"""
+    monitor: str
+    """The metric that decides which checkpoint is best (higher is better)"""
+    loss_weights: Mapping[str, float]

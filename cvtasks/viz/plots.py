@@ -1,0 +1,159 @@
+"""Plots of a run, as PNG files: curves over steps from `metrics.jsonl`, and what evaluators hand over.
+
+Every function takes plain data and the path to write. Numbers that are missing or null leave a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cvtasks.viz.colors import class_color, luminance
+
+Record: TypeAlias = Mapping[str, Any]
+"""One line of metrics.jsonl: `step`, and flat names of numbers."""
+
+_STYLE: Any = {
+    "figure.dpi": 150, "savefig.dpi": 150, "figure.constrained_layout.use": True,
+    "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666", "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.8,
+    "xtick.color": "#444444", "ytick.color": "#444444", "axes.labelcolor": "#222222",
+    "lines.linewidth": 1.6, "legend.frameon": False, "legend.fontsize": 8,
+}  # fmt: skip
+_BLACK = "#222222"
+_HEADLINES = ("AP", "AP50", "AP75", "mIoU", "pixel_accuracy", "accuracy", "top1", "PCK@0.2", "PCP")
+_MOST_CURVES = 12
+"""More lines than this in one plot cannot be told apart."""
+
+
+def losses(records: Sequence[Record], path: Path) -> None:
+    """The total loss of training and validation, and beside it each term (validation dashed)."""
+    with _figure(path, columns=2, width=9) as (total, terms):
+        _curve(total, records, "loss", smooth=True, label="training", color=_BLACK)
+        _curve(total, records, "val/loss", label="validation", color=_BLACK, linestyle="--")
+        names = [*dict.fromkeys(key.split("loss/", 1)[1] for r in records for key in r if "loss/" in key)]
+        for i, name in enumerate(names[:_MOST_CURVES]):
+            _curve(terms, records, f"loss/{name}", smooth=True, label=name, color=_line_color(i))
+            _curve(terms, records, f"val/loss/{name}", color=_line_color(i), linestyle="--")
+        total.set(title="Loss", xlabel="step", ylabel="weighted sum")
+        terms.set(title="Terms (validation dashed)", xlabel="step", ylabel="loss")
+        total.set_ylim(bottom=0)
+        terms.set_yscale("log" if names else "linear")
+
+
+def metrics(records: Sequence[Record], path: Path, *, names: Sequence[str] | None = None) -> None:
+    """The metrics `names` over steps; by default each family's headline numbers (`box/AP`, `seg/mIoU`, …)."""
+    if names is None:
+        keys = dict.fromkeys(key for r in records for key in r if key.count("/") == 1)
+        names = [key for key in keys if key.split("/")[1] in _HEADLINES]
+    with _figure(path) as (axes,):
+        for i, name in enumerate(names[:_MOST_CURVES]):
+            _curve(axes, records, name, label=name, color=_line_color(i), marker="o", markersize=3)
+        axes.set(title="Metrics on the validation split", xlabel="step", ylabel="value", ylim=(0, 1))
+
+
+def pace(records: Sequence[Record], path: Path) -> None:
+    """Learning rate and throughput over steps."""
+    with _figure(path, columns=2, width=9) as (rate, throughput):
+        _curve(rate, records, "lr", color=_line_color(0))
+        _curve(throughput, records, "images_per_s", smooth=True, color=_line_color(2))
+        rate.set(title="Learning rate", xlabel="step", ylabel="lr", ylim=(0, None))
+        throughput.set(title="Throughput", xlabel="step", ylabel="images / s", ylim=(0, None))
+
+
+def precision_recall(data: Mapping[str, Any], path: Path) -> None:
+    """`recall` [R], `classes` {name: precision [R]} and `mean` [R], at IoU 0.5."""
+    classes = data["classes"]
+    many = len(classes) > _MOST_CURVES
+    with _figure(path, width=6.4 if many else 7.2) as (axes,):
+        for i, (name, precision) in enumerate(classes.items()):
+            faint = {"alpha": 0.35, "linewidth": 0.8} if many else {"label": name}
+            axes.plot(data["recall"], precision, color=_on_white(i), **faint)
+        if data["mean"]:
+            label = f"mean of {len(classes)} classes"
+            axes.plot(data["recall"], data["mean"], color=_BLACK, linewidth=2.4, label=label)
+        title = "Precision and recall at IoU 0.5"
+        axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+
+
+def per_class_ap(data: Mapping[str, float], path: Path) -> None:
+    """A bar for each class, best first."""
+    ordered = sorted(data.items(), key=lambda item: item[1], reverse=True)
+    index = {name: i for i, name in enumerate(data)}
+    with _figure(path, height=1.2 + 0.2 * max(len(ordered), 4)) as (axes,):
+        names, values = [name for name, _ in ordered], [value for _, value in ordered]
+        rows = range(len(ordered))
+        many = len(ordered) > _MOST_CURVES
+        colors = [_line_color(0) if many else _on_white(index[name]) for name in names]
+        axes.barh(rows, values, color=colors, height=0.75)
+        for row, value in zip(rows, values, strict=True):
+            axes.text(value + 0.008, row, f"{value:.3f}", va="center", fontsize=7.5, color=_BLACK)
+        axes.set_yticks(rows, names)
+        axes.set_ylim(len(ordered) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set(title="AP of each class", xlabel="AP (IoU 0.50:0.95)", xlim=(0, 1.08))
+
+
+RECORD_PLOTS: dict[str, Callable[[Sequence[Record], Path], None]] = {
+    "losses": losses,
+    "metrics": metrics,
+    "pace": pace,
+}
+"""What can be drawn from metrics.jsonl."""
+
+PLOTS: dict[str, Callable[[Any, Path], None]] = {
+    "precision_recall": precision_recall,
+    "per_class_ap": per_class_ap,
+}
+"""What can be drawn of an evaluator's `plot_data`, by its names."""
+
+
+@contextmanager
+def _figure(
+    path: Path, *, columns: int = 1, width: float = 6.4, height: float = 3.8
+) -> Iterator[Sequence[Any]]:
+    """Axes in one style, written to `path` at the end. No pyplot: no display, no figures kept in memory."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+        yield axes
+        for one in axes:
+            entries = len(one.get_legend_handles_labels()[0])
+            if entries > 4:
+                one.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            elif entries:
+                one.legend(loc="best")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+
+def _curve(axes: Any, records: Sequence[Record], key: str, *, smooth: bool = False, **style: Any) -> None:
+    """One number over the steps; if `smooth`, its running mean over a twentieth, with the numbers faint."""
+    points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    if not points:
+        return
+    steps, values = map(list, zip(*points, strict=True))
+    window = len(values) // 20
+    if smooth and window > 1:
+        axes.plot(steps, values, color=style["color"], alpha=0.25, linewidth=1)
+        starts = [max(0, i + 1 - window) for i in range(len(values))]
+        values = [sum(values[s : i + 1]) / (i + 1 - s) for i, s in enumerate(starts)]
+    axes.plot(steps, values, **style)
+
+
+def _line_color(index: int) -> str:
+    """For curves without a class: those that stand out most on white come first."""
+    return _on_white((4, 5, 2, 6, 0, 1, 3)[index] if index < 7 else index)
+
+
+def _on_white(index: int) -> str:
+    """The colour of a class, darker where it would fade on white paper."""
+    color = class_color(index)
+    dim = 0.8 if luminance(color) > 0.5 else 1.0
+    return "#" + "".join(f"{round(dim * part):02x}" for part in color)

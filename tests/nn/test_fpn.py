@@ -1,0 +1,44 @@
+"""Oracle: torchvision's FeaturePyramidNetwork with the same weights."""
+
+import torch
+from torch.testing import assert_close
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from cvtasks.nn.backbones.base import FeatureSpec
+from cvtasks.nn.fpn import FeaturePyramid, SingleMap
+
+SPECS = {"c3": FeatureSpec(4, 8), "c4": FeatureSpec(6, 16), "c5": FeatureSpec(8, 32)}
+MAPS = {
+    level: torch.randn(2, spec.channels, 96 // spec.stride, 160 // spec.stride)
+    for level, spec in SPECS.items()
+}
+
+
+def test_the_pyramid_is_torchvisions_with_an_extra_level_above() -> None:
+    pyramid = FeaturePyramid(SPECS, ["c3", "c4", "c5"], channels=16, norm=None, extra=True)
+    theirs = FeaturePyramidNetwork([4, 6, 8], 16, LastLevelMaxPool())
+    weights = list(pyramid.lateral.parameters()) + list(pyramid.output.parameters())
+    for ours, other in zip(weights, theirs.parameters(), strict=True):
+        other.data.copy_(ours)
+    expected = theirs(MAPS).values()
+    for got, want in zip(pyramid(MAPS).values(), expected, strict=True):
+        assert_close(got, want)
+
+
+def test_levels_are_named_by_their_stride_and_announced_in_specs() -> None:
+    pyramid = FeaturePyramid(SPECS, ["c4", "c5"], channels=16, norm="group", extra=True)
+    assert pyramid.specs == {"p4": FeatureSpec(16, 16), "p5": FeatureSpec(16, 32), "p6": FeatureSpec(16, 64)}
+    assert {level: tuple(m.shape) for level, m in pyramid(MAPS).items()} == {
+        "p4": (2, 16, 6, 10),
+        "p5": (2, 16, 3, 5),
+        "p6": (2, 16, 2, 3),
+    }
+
+
+def test_a_single_map_passes_as_it_is() -> None:
+    neck = SingleMap(SPECS, "c4")
+    assert neck.specs == {"c4": SPECS["c4"]}
+    maps = neck(MAPS)
+    assert list(maps) == ["c4"]
+    assert maps["c4"] is MAPS["c4"]

@@ -1,0 +1,23 @@
+"""Oracle: the same sums over the selected values, written out."""
+
+import torch
+from torch.testing import assert_close
+
+from cvtasks.ops.losses import masked_sum, smooth_l1
+
+
+def test_a_masked_sum_is_the_sum_of_what_was_selected_and_passes_no_gradient_elsewhere() -> None:
+    values = torch.tensor([1.0, 2, float("nan"), 4], requires_grad=True)
+    mask = torch.tensor([True, False, False, True])
+    total = masked_sum(values, mask)
+    total.backward()
+    assert total.item() == 5
+    assert values.grad is not None
+    assert values.grad.tolist() == [1, 0, 0, 1]
+
+
+def test_smooth_l1_is_squared_below_beta_and_linear_above() -> None:
+    predicted = torch.tensor([[0.05, 0, 0, 0], [2, 0, 0, 0]])
+    by_hand = torch.tensor([0.5 * 0.05**2 / 0.1, 2 - 0.05])
+    assert_close(smooth_l1(predicted, torch.zeros(2, 4), beta=0.1), by_hand)
+    assert_close(smooth_l1(predicted, torch.zeros(2, 4), beta=0), torch.tensor([0.05, 2]))

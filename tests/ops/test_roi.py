@@ -1,0 +1,110 @@
+"""Oracle: torchvision.ops.MultiScaleRoIAlign and roi_pool, values and gradients."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import roi_pool as torchvision_roi_pool
+
+from cvtasks.ops.roi import choose_level, roi_align, roi_pool
+
+SIZE, STRIDES = 128, (4, 8, 16, 32)
+
+
+def pyramid(dtype: torch.dtype = torch.float32, *, channels: int = 6, device: str = "cpu") -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, channels, SIZE // s, (SIZE + 32) // s) for s in STRIDES]
+    return [torch.randn(s, generator=generator).to(device, dtype).requires_grad_() for s in shapes]
+
+
+def regions() -> Tensor:
+    """[2, 44, 4] of all sizes, also empty ones, and some that leave the image on every side."""
+    center, log_size = torch.rand(2, 2, 40, 2, generator=torch.Generator().manual_seed(1))
+    center, size = center * SIZE, torch.exp(log_size * 6.5)
+    odd = torch.tensor([[0.0, 0, 0, 0], [-90, -50, 300, 400], [120, 120, 160, 128], [-20, 5, -10, 9]])
+    return torch.cat([torch.cat([center - size / 2, center + size / 2], -1), odd.expand(2, 4, 4)], 1)
+
+
+def test_a_region_as_large_as_imagenets_crop_is_read_from_stride_16() -> None:
+    sides = torch.tensor([20.0, 111, 113, 223, 224, 447, 449, 5000])
+    boxes = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
+    assert choose_level(boxes, STRIDES).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert choose_level(boxes, (16,)).tolist() == [0] * 8
+    assert choose_level(torch.zeros(1, 4), STRIDES).tolist() == [0]
+
+
+@pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 0])
+@pytest.mark.parametrize("levels", [4, 1])
+def test_values_and_gradients_are_torchvisions(sampling_ratio: int, levels: int) -> None:
+    maps, boxes = pyramid()[:levels], regions()
+    pooler = MultiScaleRoIAlign([str(i) for i in range(levels)], 7, sampling_ratio)
+    theirs = pooler({str(i): m for i, m in enumerate(maps)}, list(boxes), [(SIZE, SIZE + 32)] * 2)
+    ours = roi_align(maps, STRIDES[:levels], boxes, bins=7, sampling_ratio=sampling_ratio)
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
+    expected = torch.autograd.grad(theirs, maps, gradient)
+    for got, want in zip(torch.autograd.grad(ours, maps, gradient), expected, strict=True):
+        assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    maps = [m.detach().double().requires_grad_() for m in pyramid(channels=2)[2:]]
+    boxes = regions()[:, ::8]
+    torch.autograd.gradcheck(
+        lambda *m: roi_align(m, (16, 32), boxes, bins=2), maps, fast_mode=True, atol=1e-4
+    )
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    maps, boxes = pyramid(), regions()
+    runs = []
+    for _ in range(2):
+        pooled = roi_align(maps, STRIDES, boxes, bins=7)
+        runs.append((pooled, *torch.autograd.grad(pooled.square().sum(), maps)))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_bf16_maps_lose_no_more_than_their_own_precision() -> None:
+    # Sums are taken in float32: as much is lost over the 16 taps of a bin as in rounding once or twice.
+    maps, boxes = pyramid(torch.bfloat16, channels=64), regions()
+    exact = [m.detach().float().requires_grad_() for m in maps]
+    ours, reference = (roi_align(m, STRIDES, boxes, bins=7) for m in (maps, exact))
+    assert ours.dtype == torch.bfloat16
+    assert (ours - reference).abs().max() < 0.02 * reference.abs().max()
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
+    ours.backward(gradient.bfloat16())
+    reference.backward(gradient)
+    for m, e in zip(maps, exact, strict=True):
+        assert m.grad is not None
+        assert e.grad is not None
+        assert (m.grad - e.grad).norm() < 0.01 * e.grad.norm()
+
+
+@pytest.mark.parametrize("sampling_ratio", [2, 0])
+def test_a_box_that_is_not_a_number_does_no_harm_to_the_others(sampling_ratio: int) -> None:
+    maps, boxes = pyramid(), regions()
+    broken = boxes.clone()
+    broken[0, 0] = torch.nan
+    pooled, expected = (
+        roi_align(maps, STRIDES, b, bins=3, sampling_ratio=sampling_ratio) for b in (broken, boxes)
+    )
+    assert torch.equal(pooled[1:], expected[1:])
+
+
+def test_roi_pooling_is_torchvisions() -> None:
+    features, boxes = pyramid()[2], regions()
+    image = torch.arange(2.0).repeat_interleave(boxes.shape[1])[:, None]
+    expected = torchvision_roi_pool(features, torch.cat([image, boxes.flatten(0, 1)], 1), 7, 1 / 16)
+    assert_close(roi_pool(features, 16, boxes, bins=7), expected)
+
+
+@pytest.mark.gpu
+def test_an_accelerator_gives_the_same_values_and_gradients() -> None:
+    results = []
+    for device in ("cpu", "cuda"):
+        maps = pyramid(device=device)
+        pooled = roi_align(maps, STRIDES, regions().to(device), bins=7)
+        results.append([t.cpu() for t in (pooled, *torch.autograd.grad(pooled.square().sum(), maps))])
+    for here, there in zip(*results, strict=True):
+        assert_close(there, here, rtol=1e-4, atol=1e-3)

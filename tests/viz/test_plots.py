@@ -1,0 +1,103 @@
+"""Oracle: the data that a plot was given, read back from the figure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cvtasks.viz import plots
+
+RECORDS: list[dict[str, Any]] = [
+    {
+        "step": s, "lr": 0.01, "images_per_s": 30.0, "loss": 2.0 / s,
+        "loss/rpn_box": 0.5 / s, "loss/classification": 1.5 / s,
+    }
+    for s in range(1, 101)
+] + [
+    {
+        "step": s, "val/loss": 1.0, "val/loss/rpn_box": 0.3,
+        "box/AP": 0.01 * s, "box/AP50": 0.5, "box/AP75": None, "box/AP/cat": 1,
+    }
+    for s in (50, 100)
+]  # fmt: skip
+CURVES = {"recall": [0, 0.5, 1], "classes": {"cat": [1, 1, 0], "dog": [1, 0, 0]}, "mean": [1, 0.5, 0]}
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Every figure that is written."""
+    written: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: (written.append(self), save(self, path)))
+    return written
+
+
+def labels(axes: Any) -> list[str]:
+    return axes.get_legend_handles_labels()[1]
+
+
+def test_losses_show_the_total_and_each_term_with_validation_dashed(tmp_path: Path, figures: list) -> None:
+    plots.losses(RECORDS, tmp_path / "plots" / "losses.png")
+    total, terms = figures[0].axes
+    assert labels(total) == ["training", "validation"]
+    assert labels(terms) == ["rpn_box", "classification"]
+    dashed = [line for line in terms.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[0.3, 0.3]]
+    raw = total.lines[0]
+    assert list(raw.get_ydata()) == [2.0 / s for s in range(1, 101)]
+    with Image.open(tmp_path / "plots" / "losses.png") as picture:
+        assert [round(dpi) for dpi in picture.info["dpi"]] == [150, 150]
+
+
+def test_the_running_mean_looks_back_only(tmp_path: Path, figures: list) -> None:
+    plots.losses(RECORDS, tmp_path / "losses.png")
+    smooth = list(figures[0].axes[0].lines[1].get_ydata())
+    assert smooth[0] == 2.0
+    assert smooth[9] == pytest.approx(sum(2.0 / s for s in range(6, 11)) / 5)
+
+
+def test_metrics_show_headlines_and_skip_what_is_null(tmp_path: Path, figures: list) -> None:
+    plots.metrics(RECORDS, tmp_path / "metrics.png")
+    (axes,) = figures[0].axes
+    assert labels(axes) == ["box/AP", "box/AP50"]
+    assert list(axes.lines[0].get_xdata()) == [50, 100]
+
+
+def test_per_class_bars_are_sorted_and_keep_the_color_of_their_class(tmp_path: Path, figures: list) -> None:
+    plots.per_class_ap({"cat": 0.2, "dog": 0.7}, tmp_path / "a.png")
+    plots.precision_recall(CURVES, tmp_path / "b.png")
+    bars, curves = figures[0].axes[0], figures[1].axes[0]
+    assert [t.get_text() for t in bars.get_yticklabels()] == ["dog", "cat"]
+    assert [bar.get_width() for bar in bars.patches] == [0.7, 0.2]
+    assert labels(curves) == ["cat", "dog", "mean of 2 classes"]
+    from matplotlib.colors import to_rgba
+
+    assert bars.patches[0].get_facecolor() == to_rgba(curves.lines[1].get_color())
+
+
+@pytest.mark.parametrize("name", plots.RECORD_PLOTS)
+def test_a_run_without_records_still_gives_a_picture(tmp_path: Path, name: str) -> None:
+    plots.RECORD_PLOTS[name]([], tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_an_evaluation_without_truth_still_gives_a_picture(tmp_path: Path) -> None:
+    plots.PLOTS["precision_recall"]({"recall": [], "classes": {}, "mean": []}, tmp_path / "a.png")
+    plots.PLOTS["per_class_ap"]({}, tmp_path / "b.png")
+
+
+def test_eighty_classes_are_drawn_without_a_legend_of_eighty(tmp_path: Path, figures: list) -> None:
+    many = {f"class {i}": [1.0, 0.5, 0.0] for i in range(80)}
+    plots.precision_recall(CURVES | {"classes": many}, tmp_path / "a.png")
+    assert labels(figures[0].axes[0]) == ["mean of 80 classes"]
+
+
+def test_matplotlib_is_not_imported_before_something_is_drawn() -> None:
+    code = "import sys, cvtasks.viz.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
