@@ -407,7 +407,10 @@ def _start_from(
     if is_torchvision_detector(state):
         return load_torchvision_detector(model, state, classes=classes.names, names=names, source=source)
     own = model.state_dict()
-    fresh = [k for k, v in state.items() if names != classes.names and k in own and own[k].shape != v.shape]
+    # Classes of other names are other classes, even if they are as many.
+    others = names is not None and names != classes.names
+    of_classes = [k for k in own if k in state and k.startswith(tuple(model.class_layers))]
+    fresh = [k for k in of_classes if others or state[k].shape != own[k].shape]
     zoo.fit_weights(model, state | {key: own[key] for key in fresh}, source=source)
     if fresh:
         return [f"weights={source} are for other classes: {', '.join(fresh)} start afresh"]

@@ -185,11 +185,10 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
         if verb == "train":
             return app.train(config, sources=scaled)
         if verb == "resume":
-            app.resume(Path(config["run"]), config)
-        elif verb == "eval":
-            app.evaluate(config)
-        else:
-            app.predict(config)
+            return app.resume(Path(config["run"]), config)
+        if verb == "eval":
+            return app.evaluate(config)
+        app.predict(config)
         return None
 
     launch(verb, flags, job, _failed_job)

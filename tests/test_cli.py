@@ -16,6 +16,7 @@ from config.toy import write_run, write_user_folder, write_yaml
 import cvtasks
 from cvtasks import __version__
 from cvtasks.cli import VERBS, main
+from cvtasks.config.launch import _new_folder
 from cvtasks.errors import CvtasksError, DataError, NonFiniteLossError
 
 Calls = list[tuple[str, dict[str, Any], dict[str, Any]]]
@@ -142,30 +143,30 @@ def test_what_is_typed_wrong_exits_with_2_and_one_line(
 def test_a_sweep_gives_every_job_a_folder_and_goes_on_behind_a_failing_one(
     calls: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", "-m", "task=toy", "-cd", "conf", "seed=1,101,102,4", "engine.max_steps=5"]) == 1
-    assert [config["seed"] for _, config, _ in calls] == [1, 101, 102, 4]
+    assert main(["train", "-m", "task=toy", "-cd", "conf", "seed=101,102,4", "engine.max_steps=5"]) == 1
+    assert [config["seed"] for _, config, _ in calls] == [101, 102, 4]
     folders = [Path(config["run_dir"]) for _, config, _ in calls]
-    assert [f.name for f in folders] == ["0_seed-1", "1_seed-101", "2_seed-102", "3_seed-4"]
+    assert [f.name for f in folders] == ["0_seed-101", "1_seed-102", "2_seed-4"]
     assert {f.parent.parent for f in folders} == {Path("runs/sweeps")}
     assert len({f.parent for f in folders}) == 1
     error = capsys.readouterr().err
     last = error.splitlines()[-1]
     assert last.startswith(
-        "cvtasks: 2 of the sweep's jobs failed: job 1 (seed=101): voc: a.xml: broken; job 2 (seed=102)"
+        "cvtasks: 2 of the sweep's jobs failed: job 0 (seed=101): voc: a.xml: broken; job 1 (seed=102)"
     )
     assert error.count("Traceback") == 1
     assert [f.name for f in (tmp_path / folders[0]).parent.iterdir()] == ["failed.txt"]
 
 
-def test_sweeps_of_one_second_do_not_share_a_folder_and_one_may_be_given(calls: Calls) -> None:
-    for _ in range(2):
-        main(["train", "-m", "task=toy", "-cd", "conf"])
-        (Path(calls[-1][1]["run_dir"])).mkdir(parents=True)
-    main(["train", "-m", "task=toy", "-cd", "conf", "seed=1,2", "run_dir=mine"])
+def test_sweeps_of_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len({_new_folder(None) for _ in range(8)}) == 8
+
+
+def test_a_sweep_may_be_told_its_folder_or_one_for_each_job(calls: Calls) -> None:
+    main(["train", "-m", "task=toy", "-cd", "conf", "seed=1", "run_dir=mine"])
     main(["train", "-m", "task=toy", "-cd", "conf", "run_dir=a,b"])
-    folders = [config["run_dir"] for _, config, _ in calls]
-    assert folders[0] != folders[1]
-    assert folders[2:] == ["mine/0_seed-1", "mine/1_seed-2", "a", "b"]
+    assert [config["run_dir"] for _, config, _ in calls] == ["mine/0", "a", "b"]
 
 
 def test_a_sweep_with_a_mistake_in_a_later_job_does_not_start(

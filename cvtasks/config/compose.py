@@ -28,7 +28,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cvtasks.config import stored
 from cvtasks.config.locate import conf_dirs
@@ -95,7 +95,7 @@ def scaled(config: DictConfig) -> dict[str, str]:
     return found
 
 
-def as_typed(overrides: ListConfig) -> list[str]:
+def as_typed(overrides: Any) -> list[str]:
     """Overrides that Hydra remembers, with the `${...}` that they may hold."""
     lines = OmegaConf.to_container(overrides, resolve=False)
     assert isinstance(lines, list)

@@ -28,8 +28,9 @@ NAMES = ("best.pt", "last.pt")
 def load(verb: str, *, run: Any = None, checkpoint: Any = None) -> dict[str, Any]:
     """The stored configuration, with `run` and `checkpoint`; neither given: those of the newest run below runs/.
 
-    For eval and predict its `run_dir`, and the weights to start from, which the checkpoint replaces, are gone.
-    For resume `run_dir` is the folder itself. Raises ConfigError naming the file.
+    For eval and predict its `run_dir` and `weights` are gone, as the checkpoint replaces them; the backbone's
+    `weights` stay, as they decide what `norm: auto` is. For resume `run_dir` is the folder itself.
+    Raises ConfigError naming the file.
     """
     if checkpoint is not None:
         file = Path(str(checkpoint))

@@ -94,6 +94,8 @@ class BoxHead(nn.Module):
 
     coder_weights: Tensor
 
+    class_layers = ("scores", "offsets")
+
     def __init__(
         self,
         features: RegionFeatures,

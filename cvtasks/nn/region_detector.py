@@ -45,6 +45,11 @@ class RegionDetector(nn.Module):
         self.samples, self.positive_fraction = samples, positive_fraction
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
 
+    @property
+    def class_layers(self) -> list[str]:
+        """The layers whose outputs stand for classes; weights for other classes leave them as they are."""
+        return [f"heads.{name}.{layer}." for name, head in self.heads.items() for layer in head.class_layers]  # type: ignore[union-attr]
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The proposer's losses and those of every head."""
         maps = self.maps(batch)

@@ -41,7 +41,8 @@ def match(
 
     Positive from `positive_iou` on, negative below `negative_iou`. `ignored` [B, N] are neither objects nor background.
     keep_best: a reference that no other beats for some object is positive too, however small the overlap, so that each
-    object has one; it answers for the object with the largest IoU, as in torchvision and detectron2.
+    object has one; it answers for the object with the largest IoU, as in torchvision and detectron2. (An object that no
+    reference touches has none; torchvision makes all of them positive then.)
     """
     shared = intersection(boxes, references)
     overlaps = iou(boxes, references, shared=shared).masked_fill_(~objects[:, :, None], -1)

@@ -28,7 +28,6 @@ def mistake(*overrides: str) -> str:
         ("task=toy optimzer.lr=1", "there is no setting optimzer.lr; did you mean optimizer.lr?"),
         ("task=toy lr=1", "did you mean optimizer.lr?"),
         ("task=toy +typo=1", "there is no setting typo; see cvtasks config"),
-        ("task=toy ++typo=1", "there is no setting typo"),
         ("task=toy +optimzer.lr=1", "there is no setting optimzer; did you mean optimizer?"),
         ("task=toy +task.chanels=1", "there is no setting task.chanels; did you mean task.channels?"),
         ("task=toy +optimizer.lr=1", "optimizer.lr is a setting; type it without +"),
@@ -51,8 +50,6 @@ def mistake(*overrides: str) -> str:
             "task=toy backbone=resnet51",
             "backbone=resnet51: there is no backbone resnet51; did you mean resnet50",
         ),
-        ("task=tou", "did you mean toy?"),
-        ("task=toy recipe=toy_shape", "did you mean toy_shapes?"),
         ("task=toy experiment=none_such", "there is no experiment none_such"),
         ("task=toy experiment=null", "experiment=null: choose one of"),
         (
@@ -60,18 +57,10 @@ def mistake(*overrides: str) -> str:
             "expected one of auto, fp32, bf16, not 'bf61'; did you mean bf16?",
         ),
         ("task=toy optimizer.lr='1e-3'", "it was read as text: write 0.001 without quotes"),
-        ("task=toy loader.batch_size=0", "loader.batch_size: expected an integer of at least 1, not 0"),
         ("task=toy loader.batch_size=true", "loader.batch_size: expected an integer of at least 1, not true"),
         (
             "task=toy dataset=voc loader.batch_size=a",
             "loader.batch_size: expected an integer of at least 1, not 'a'",
-        ),
-        ("task=toy task.slope=1", "task.slope: expected a number above 0 and below 1 or null, not 1"),
-        ("task=toy task.kind=facny", "did you mean fancy?"),
-        ("task=toy task.ratios=[1,a]", "task.ratios[1]: expected a number, not 'a'"),
-        (
-            "task=toy task.loss_weights.first=-1",
-            "task.loss_weights.first: expected a number of at least 0, not -1",
         ),
         ("task=toy task.requires=[boxs]", "task.requires[0]: expected one of label, boxes"),
         (
@@ -84,7 +73,6 @@ def mistake(*overrides: str) -> str:
             "task=toy plugins=toy_model",
             "plugins: expected a list, each text, not 'toy_model'; write [toy_model]",
         ),
-        ("task=toy seed=-1", "seed: expected an integer of at least 0"),
         ("task=toy seed=${sede}", "seed=${sede}: Interpolation key 'sede' not found"),
         ("task=toy seed=${oc.env:NO_SUCH_VARIABLE}", "seed=${oc.env:NO_SUCH_VARIABLE}: "),
         ("task=toy optimizer.lr=1,2", "has several values: add -m to run each"),

@@ -107,12 +107,17 @@ def randomize(model: Any, images: Tensor) -> None:
 @pytest.fixture(scope="module", params=["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"])
 def pair(request: pytest.FixtureRequest) -> Pair:
     torch.manual_seed(0)
-    build = getattr(detection, request.param)
-    # The first was published without batch norm's training, so its defaults here are ordinary norms as well.
-    theirs = build(weights=None, weights_backbone=None, num_classes=len(NAMES) + 1)
-    settings: dict[str, Any] = {}
+    theirs = getattr(detection, request.param)(
+        weights=None,
+        weights_backbone=None,
+        num_classes=len(NAMES) + 1,
+        rpn_post_nms_top_n_train=400,
+        rpn_post_nms_top_n_test=300,
+        box_batch_size_per_image=128,
+    )
+    settings: dict[str, Any] = {"rpn_proposals_train": 400, "rpn_proposals_test": 300, "roi_samples": 128}
     if request.param.endswith("v2"):
-        settings = {"fpn_norm": "batch", "rpn_convs": 2, "head": "conv_fc", "head_norm": "batch"}
+        settings |= {"fpn_norm": "batch", "rpn_convs": 2, "head": "conv_fc", "head_norm": "batch"}
     ours = faster_rcnn(resnet(depth=50, norm="batch"), classes=ClassInfo(NAMES), **settings).eval()
     batch = make_batch(size=160)
     images = ours.backbone.normalize(batch.images, batch.sizes)
@@ -162,7 +167,7 @@ def test_the_four_losses_are_torchvisions_with_the_same_samples(
     monkeypatch.setattr(rpn, "sample", first_ones)
     monkeypatch.setattr(region_detector, "sample", first_ones)
     monkeypatch.setattr(pair.theirs.rpn, "fg_bg_sampler", their_first_ones(256, 0.5))
-    monkeypatch.setattr(pair.theirs.roi_heads, "fg_bg_sampler", their_first_ones(512, 0.25))
+    monkeypatch.setattr(pair.theirs.roi_heads, "fg_bg_sampler", their_first_ones(128, 0.25))
     with torch.no_grad():
         features = pair.theirs.backbone(pair.images.tensors)
         pair.theirs.rpn.training = pair.theirs.roi_heads.training = True  # and the norms stay as they are
@@ -247,6 +252,17 @@ def test_an_ignored_object_is_neither_object_nor_background() -> None:
     batch.ignore = torch.tensor([[True]])
     losses = small().losses(batch)
     assert losses["classification"] == losses["box_regression"] == 0
+
+
+@pytest.mark.parametrize(
+    "part", ["proposer.offsets.bias", "proposer.objectness.weight", "heads.box.scores.bias"]
+)
+def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite_and_does_not_crash(part: str) -> None:
+    model = small()
+    model.get_parameter(part).data.fill_(torch.nan)
+    losses = model.losses(make_batch())
+    assert not all(loss.isfinite() for loss in losses.values())
+    model.predict(make_batch())
 
 
 class HostReads(TorchDispatchMode):
