@@ -82,7 +82,14 @@ def resume(folder: Path, cfg: Config) -> float | None:
         content, warning = checkpoints.load_last(folder)
         if warning:
             run.say(warning)
-        classes = None if content is None else ClassInfo.from_dict(content["classes"])
+        classes = None
+        if content is not None:
+            classes = ClassInfo.from_dict(content["classes"])
+            if cfg["optimizer"] != yaml.safe_load(content["config"])["optimizer"]:
+                raise ConfigError(
+                    "optimizer.* cannot change on resume, as its state comes from the checkpoint; leave it, or start a "
+                    f"new run with weights={folder}"
+                )
         train_reader = open_reader(cfg, "train", classes=classes)
         val_reader = open_reader(cfg, "val", classes=train_reader.classes)
         seed_all(cfg["seed"], "model")

@@ -37,16 +37,25 @@ from cvtasks.config.schema import GROUPS, VERBS, defaults
 from cvtasks.errors import CvtasksError
 
 # Set up at import: a sweep's launcher may unpickle the loader in a process of its own.
-if hydra.__version__.startswith("1.3."):
+OLD_HYDRA = hydra.__version__.startswith("1.3.")
+if OLD_HYDRA:
     hydra_version.setbase("1.3")
 setup_globals()
+
+
+def _store(name: str, node: dict[str, Any], *, group: str | None = None, package: str) -> None:
+    """Make an option that has no file."""
+    replace: dict[str, Any] = {} if OLD_HYDRA else {"replace": True}
+    ConfigStore.instance().store(name, node, group, package, **replace)
+
+
 for _empty in ("auto", "none"):
-    ConfigStore.instance().store(group="recipe", name=_empty, node={}, package="_global_", provider="cvtasks")
+    _store(_empty, {}, group="recipe", package="_global_")
 
 SCALED = re.compile(r"\$\{(scale|scale_steps):(.*)\}")
 
 
-def _scale(value: float, batch_size: float, reference: float) -> float:
+def _scale(value: int | float, batch_size: int, reference: int) -> float:
     """`${scale:0.02,${loader.batch_size},16}`: a rate for batches of 16, made for ours."""
     return value * batch_size / reference
 
@@ -56,8 +65,9 @@ def _scale_steps(steps: int, reference: int, batch_size: int) -> int:
     return math.ceil(steps * reference / batch_size)
 
 
-OmegaConf.register_new_resolver("scale", _scale, replace=True)
-OmegaConf.register_new_resolver("scale_steps", _scale_steps, replace=True)
+_register_resolver: Any = OmegaConf.register_new_resolver if OLD_HYDRA else OmegaConf.register_resolver
+_register_resolver("scale", _scale, replace=True)
+_register_resolver("scale_steps", _scale_steps, replace=True)
 
 
 def compose(
@@ -235,10 +245,9 @@ class Loader(ConfigLoader):
             config = unresolved(self.inner.load_configuration("train", ["~task"], RunMode.RUN))
         else:
             config = stored.load(self.verb, run=asked.get("run"), checkpoint=asked.get("checkpoint"))
-        store = ConfigStore.instance().store
         for group in GROUPS:
-            store(group=group, name=stored.OPTION, node=config.pop(group, {}), package=group)
-        store(name=stored.OPTION, node=config, package="_global_")
+            _store(stored.OPTION, config.pop(group, {}), group=group, package=group)
+        _store(stored.OPTION, config, package="_global_")
 
 
 def _drop_what_was_for_another_choice(config: DictConfig, history: Mapping[str, list[Setting]]) -> None:

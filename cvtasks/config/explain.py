@@ -26,6 +26,12 @@ from cvtasks.errors import ConfigError
 
 INTERNAL = ("auto", "checkpoint")
 """Options that nobody types."""
+NO_SUCH_GROUP = re.compile(
+    r"(?:In '([^']+)': )?(?:Could not override|Invalid Defaults List override) '/?([^':]+)"
+    r".*(?:defaults list|Did you mean|Group Default)",
+    re.DOTALL,
+)
+"""As Hydra 1.3 and 1.4 say it."""
 
 
 def check_composed(loader: Loader, config: DictConfig, history: Mapping[str, list[Setting]]) -> None:
@@ -70,17 +76,13 @@ def explained(
     text = str(error)
     if isinstance(error, MissingConfigException):
         return ConfigError(_missing_option(error, loader, overrides))
-    if found := re.match(r"You must specify '([^']+)'", text):
+    if found := re.match(r"(?:In '[^']+': )?You must specify '([^']+)'", text):
         options = ", ".join(_options(loader, found[1]))
         return ConfigError(f"choose a {found[1]}: {found[1]}=NAME, one of {options}")
-    if found := re.match(
-        r"(?:In '([^']+)': )?Could not override '([^']+)'.*(defaults list|Did you)", text, re.S
-    ):
+    if found := NO_SUCH_GROUP.match(text):
         place = f"{found[1]}.yaml: " if found[1] else ""
-        known = _known_groups(loader, config_name)
-        return ConfigError(
-            f"{place}override {found[2]}: there is no such group" + did_you_mean(found[2], known)
-        )
+        near = did_you_mean(found[2], _known_groups(loader, config_name))
+        return ConfigError(f"{place}override {found[2]}: there is no such group{near}")
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, values = found[1], found[2]
         return ConfigError(

@@ -76,7 +76,7 @@ class EngineConfig:
     eval_every: Annotated[int, Positive] | None = None
     """Steps between evaluations (null: once an epoch at most, five times in a run, and always at the end)."""
     checkpoint_every: Annotated[int, Positive] | None = None
-    """Steps between writes of last.pt (null: whenever it evaluates)."""
+    """Steps between writes of last.pt (null: whenever it evaluates, and every 1,000 steps)."""
     log_every: Annotated[int, Positive] = 10
     """Steps between lines of metrics.jsonl; losses are read from the device only then."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

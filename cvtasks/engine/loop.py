@@ -29,6 +29,8 @@ from cvtasks.types import Batch, ImageId, Task
 
 EVALUATIONS = 5
 """How often a run evaluates if `engine.eval_every` does not say."""
+CHECKPOINT_EVERY = 1000
+"""Steps that a kill may cost if `engine.checkpoint_every` does not say: a long run evaluates far less often."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def schedule_length(cfg: EngineConfig, *, images: int, batch_size: int) -> Clock
         raise ConfigError("how long to train is not said: set engine.max_steps=N or engine.max_epochs=N")
     # An evaluation costs about as much as a pass over the training data: not more often than once an epoch.
     eval_every = cfg.eval_every or max(math.ceil(max_steps / EVALUATIONS), math.ceil(steps_per_epoch))
-    return Clock(max_steps, eval_every, cfg.checkpoint_every or eval_every, steps_per_epoch)
+    checkpoint_every = cfg.checkpoint_every or min(eval_every, CHECKPOINT_EVERY)
+    return Clock(max_steps, eval_every, checkpoint_every, steps_per_epoch)
 
 
 @dataclass
