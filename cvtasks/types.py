@@ -26,7 +26,8 @@ image). Whatever the reader provides: `boxes` (tv_tensors.BoundingBoxes XYXY, fl
 `labels` (int64 [N]), `ignore` (bool [N]: crowd or difficult, neither positive nor negative), `masks`
 (tv_tensors.Mask, bool [N, H, W]), `keypoints` (float32 [N, J, 2], pixel centres at +0.5),
 `visible` (int64 [N, J]: 0 unlabelled, 1 hidden, 2 visible), `segmentation` (tv_tensors.Mask, uint8
-[H, W], 255 ignored), `label` (int64 []), `proposals` (float32 [P, 4]).
+[H, W], 255 ignored), `label` (int64 []), `proposals` (float32 [P, 4]). A pipeline of constant shape adds
+`pad_to` (height, width) for collate.
 """
 
 Truth: TypeAlias = dict[str, Any]

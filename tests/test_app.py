@@ -10,8 +10,8 @@ import torch
 import yaml
 from PIL import Image
 
-from cvtasks import app
 from cvtasks.cli import main
+from cvtasks.config.build import build
 from cvtasks.engine import checkpoint as checkpoints
 
 SMALL = (
@@ -206,5 +206,5 @@ def test_a_frozen_network_from_the_zoo_needs_no_zoo_to_be_judged() -> None:
 
     cfg = {"_target_": "cvtasks.nn.backbones.resnet.resnet", "depth": 18, "weights": "imagenet"}
     with zoo.weights_follow():
-        backbone = app.build(cfg)
+        backbone = build(cfg)
     assert type(backbone.bn1).__name__ == "FrozenBatchNorm2d"

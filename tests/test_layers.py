@@ -19,7 +19,8 @@ ALLOWED = {
     "metrics": {"types", "ops", "config.schema"},
     "engine": {"types", "config.schema"},
     "viz": {"types"},
-    "app": {"config", "engine", "data", "models", "nn", "metrics", "viz", "types"},
+    "assembly": {"config", "engine", "data", "models", "nn", "metrics", "types"},
+    "app": {"assembly", "config", "engine", "data", "nn", "metrics", "viz", "types"},
     "cli": {"app", "config", "engine"},
 }
 HYDRA = {"config", "cli", "app"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from cvtasks import app
+from cvtasks import assembly
 from cvtasks.config.build import build
 from cvtasks.config.compose import compose
 from cvtasks.config.locate import conf_dirs
@@ -55,9 +55,9 @@ def config(name: str) -> dict[str, Any]:
 
 def task_and_batch(name: str, *, images: int = 2) -> tuple[Task, Batch]:
     cfg = config(name)
-    reader = app.open_reader(cfg, "train")
+    reader = assembly.open_reader(cfg, "train")
     seed_all(0)
-    task = app.build_task(cfg, reader.classes, reader.classes)
+    task = assembly.build_task(cfg, reader.classes, reader.classes)
     transform = build(cfg["pipeline"], train=False, flip_index=reader.classes.flip_index)
     truth = [reader.truth(i) for i in range(images)]
     return task, collate([transform(reader[i]) for i in range(images)], truth=truth)

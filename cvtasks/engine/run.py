@@ -139,26 +139,6 @@ def write_json(path: Path, values: Any) -> None:
     write_atomically(path, (json.dumps(_json(values), indent=2) + "\n").encode())
 
 
-def newest(root: Path = RUNS) -> Path:
-    """The run below `root` whose checkpoint was written last. Raises ConfigError where there is none."""
-    found = [p for name in (BEST, LAST) for p in root.rglob(f"checkpoints/{name}")]
-    if not found:
-        raise ConfigError(
-            f"there is no run below {root}/; name one with run=DIR or checkpoint=FILE, or train one first"
-        )
-    return max(found, key=lambda p: p.stat().st_mtime).parent.parent
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """best.pt of a run, or last.pt where nothing was evaluated. Raises ConfigError for a folder without a run."""
-    for name in (BEST, LAST):
-        if (folder / "checkpoints" / name).exists():
-            return folder / "checkpoints" / name
-    raise ConfigError(
-        f"{folder} holds no run (there is no checkpoints/{BEST} in it); give the folder of a run"
-    )
-
-
 def _new_folder(parent: Path) -> Path:
     """`parent/<date>_<time>`, with a number behind it for the second run that starts in the same second."""
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

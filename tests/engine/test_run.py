@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cvtasks.engine import checkpoint
-from cvtasks.engine.run import Run, best_checkpoint, newest
+from cvtasks.engine.run import Run
 from cvtasks.errors import ConfigError
 
 
@@ -138,19 +138,3 @@ def test_a_folder_in_use_is_refused_until_its_process_is_killed_whatever_its_wor
             pass
     finally:
         os.killpg(other.pid, signal.SIGKILL)
-
-
-def test_the_newest_run_is_the_one_whose_checkpoint_was_written_last() -> None:
-    with pytest.raises(ConfigError, match="no run below runs/"):
-        newest()
-    for number, name in enumerate(["a/x/1", "b/y/2", "sweeps/now/0_lr"]):
-        checkpoint.save_last(Path("runs") / name, {"step": number})
-    with Run.create(None, task="z", dataset="z"):
-        pass  # started, but no checkpoint yet
-    os.utime("runs/b/y/2/checkpoints/last.pt", (2e9, 2e9))
-    assert newest() == Path("runs/b/y/2")
-    assert best_checkpoint(newest()).name == "last.pt"
-    checkpoint.save(newest() / "checkpoints" / "best.pt", {"step": 0})
-    assert best_checkpoint(Path("runs/b/y/2")).name == "best.pt"
-    with pytest.raises(ConfigError, match="holds no run"):
-        best_checkpoint(Path("runs/z"))
