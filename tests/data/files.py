@@ -14,6 +14,9 @@ from cvtasks.data.voc import VocReader
 
 ORIENTATION = 0x0112
 
+Document = dict[str, list[dict[str, Any]]]
+"""A COCO file's content"""
+
 
 def write_image(path: Path, width: int = 40, height: int = 30, orientation: int | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +28,7 @@ def write_image(path: Path, width: int = 40, height: int = 30, orientation: int 
     return path
 
 
-def coco_document() -> dict[str, list[dict[str, Any]]]:
+def coco_document() -> Document:
     """Three images of 40 x 30: two objects and a crowd, one object, none. Categories 3, 7 and 90."""
     square = [5, 5, 15, 5, 15, 15, 5, 15]
     return {
