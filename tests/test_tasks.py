@@ -16,8 +16,8 @@ from cvtasks.config.build import build
 from cvtasks.config.compose import compose
 from cvtasks.config.locate import conf_dirs
 from cvtasks.data.collate import collate
-from cvtasks.engine.loop import Terms
 from cvtasks.engine.seeding import seed_all
+from cvtasks.engine.terms import Terms
 from cvtasks.types import Batch, Task
 
 TASKS = sorted(path.stem for path in (conf_dirs(None)[0] / "task").glob("*.yaml"))
@@ -32,11 +32,15 @@ SMALL = [
 OWN = {
     "faster_rcnn_vgg16": ["backbone=tiny", "~backbone.with_classifier", "task.head=two_fc"],
     "faster_rcnn_v2": ["backbone=tiny"],
+    "faster_rcnn_mobilenet": ["backbone=tiny", "task.levels=[c4,c5]"],
 }
 # What learning two images by heart needs: a stride-16 map sees nothing of small objects in 64 pixels, and batch norm's
 # running statistics lag behind.
-LARGER = {"faster_rcnn_vgg16": ["dataset.image_size=128", "pipeline.size=128"]}
-LONGER = {"faster_rcnn_v2": 250}
+LARGER = {
+    name: ["dataset.image_size=128", "pipeline.size=128"]
+    for name in ("faster_rcnn_vgg16", "faster_rcnn_mobilenet")
+}
+LONGER = {"faster_rcnn_v2": 250, "faster_rcnn_mobilenet": 240}
 LIGHT = [
     "task.head_channels=64",
     "task.roi_samples=64",

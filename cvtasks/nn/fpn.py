@@ -26,6 +26,7 @@ class FeaturePyramid(nn.Module):
     """Lateral 1x1 convolutions, a top-down path by nearest up-sampling, and a 3x3 convolution for each level.
 
     Level "c3" of the backbone becomes "p3"; `extra` adds one above, of every second pixel of the coarsest.
+    Levels may share a stride ("c5_first" and "c5"): the top-down path then adds them as they are.
     """
 
     def __init__(
@@ -43,11 +44,10 @@ class FeaturePyramid(nn.Module):
             convolution(specs[level].channels, channels, 1, norm) for level in levels
         )
         self.output = nn.ModuleList(convolution(channels, channels, 3, norm) for _ in levels)
-        strides = [specs[level].stride for level in levels]
+        self.specs = {f"p{level[1:]}": FeatureSpec(channels, specs[level].stride) for level in levels}
         if extra:
-            strides.append(2 * strides[-1])
-        first = int(levels[0][1:])
-        self.specs = {f"p{first + i}": FeatureSpec(channels, stride) for i, stride in enumerate(strides)}
+            stride = 2 * specs[levels[-1]].stride
+            self.specs[f"p{stride.bit_length() - 1}"] = FeatureSpec(channels, stride)
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{"c2": [B, C, H, W], ...} -> {"p2": [B, channels, H, W], ...}, finest first."""

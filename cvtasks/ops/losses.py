@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 DETECTION_BETA = 1 / 9
 """Where smooth L1 turns from squared to absolute, as in torchvision and the first Faster R-CNN code (sigma = 3)."""
@@ -12,6 +13,20 @@ DETECTION_BETA = 1 / 9
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     """The sum of `values` where `mask` (of the same shape) is True. Nothing outside matters, not even a NaN."""
     return values.masked_fill(~mask, 0).sum()
+
+
+def count(mask: Tensor) -> Tensor:
+    """How many are True, at least 1, to divide a sum by.
+
+    Of processes that train together it is their mean, so that gradients averaged over them are those of one process
+    with all their images. All must call it as often.
+    """
+    number = mask.sum()
+    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+        return number.clamp(min=1)
+    number = number.float()
+    distributed.all_reduce(number)
+    return number.clamp(min=1) / distributed.get_world_size()
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cvtasks.ops.boxes import area, intersection, iou
 
 IGNORED_OVERLAP = 0.5
 """A reference box with this share of itself inside an ignored object (crowd, difficult) is no negative."""
+MOST_PAIRS = 2**27
+"""Of objects and reference boxes at once: 512 MB for each of the four tensors that matching needs. A larger batch is
+matched in parts."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,22 @@ def match(
     object has one; it answers for the object with the largest IoU, as in torchvision and detectron2. (An object that no
     reference touches has none; torchvision makes all of them positive then.)
     """
+    images = max(1, MOST_PAIRS // (boxes.shape[1] * references.shape[-2]))
+    if len(boxes) > images:
+        parts = []
+        for start in range(0, len(boxes), images):
+            part = slice(start, start + images)
+            found = match(
+                references if references.ndim == 2 else references[part],
+                boxes[part],
+                objects=objects[part],
+                ignored=None if ignored is None else ignored[part],
+                positive_iou=positive_iou,
+                negative_iou=negative_iou,
+                keep_best=keep_best,
+            )
+            parts.append((found.index, found.positive, found.negative))
+        return Match(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     shared = intersection(boxes, references)
     overlaps = iou(boxes, references, shared=shared).masked_fill_(~objects[:, :, None], -1)
     best, index = overlaps.max(dim=1)

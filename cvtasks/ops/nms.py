@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from cvtasks.ops.host import on_host
+
 
 def suppress(boxes: Tensor, scores: Tensor, counts: Sequence[int], *, iou: float) -> Tensor:
     """Which of boxes [B, N, 4], at 0 and above, with scores [B, N] are kept, bool [B, N].
@@ -19,7 +21,7 @@ def suppress(boxes: Tensor, scores: Tensor, counts: Sequence[int], *, iou: float
     keep = torch.zeros_like(scores, dtype=torch.bool)
     groups = zip(*(t.split(list(counts), dim=1) for t in (boxes, scores, keep)), strict=True)
     for group_boxes, group_scores, group_keep in groups:
-        if boxes.device.type == "cpu":
+        if on_host(boxes):
             for image in range(len(boxes)):
                 kept = nms(group_boxes[image], group_scores[image], iou)
                 group_keep[image].index_fill_(0, kept, True)

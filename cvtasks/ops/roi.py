@@ -15,10 +15,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torchvision import ops
+
+from cvtasks.ops.rows import weighted_rows
 
 CANONICAL_SIZE, CANONICAL_STRIDE = 224, 16
 """A region of ImageNet's crop size is read from the stride-16 map (Lin et al., CVPR 2017, equation 1)."""
@@ -57,16 +57,19 @@ def roi_align(
     )
     # One table of rows, [sum of B * H * W, C]: level after level, image after image.
     table = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
-    pooled: Tensor = _WeightedRows.apply(table, index, weights.to(table.dtype))
+    pooled = weighted_rows(table, index, weights)
     return pooled.view(-1, bins, bins, table.shape[1]).permute(0, 3, 1, 2)
 
 
 def choose_level(boxes: Tensor, strides: Sequence[int]) -> Tensor:
-    """The index of the level that boxes [..., 4] are read from, int64 [...]: twice the size, one level up."""
+    """The index of the level that boxes [..., 4] are read from, int64 [...]: twice the size, one level up.
+
+    Of levels that share a stride the first is read, as in torchvision.
+    """
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     size = (sides[..., 0] * sides[..., 1]).sqrt()
     level = torch.floor(math.log2(CANONICAL_STRIDE) + torch.log2(size / CANONICAL_SIZE) + 1e-6)
-    return (level - math.log2(strides[0])).clamp(0, len(strides) - 1).long()
+    return (level - math.log2(strides[0])).clamp(0, math.log2(strides[-1] / strides[0])).long()
 
 
 def roi_pool(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tensor:
@@ -134,27 +137,3 @@ def _taps(
     rows = (first_of_row + column).flatten(0, 2)
     y_weight, x_weight = every_pair(y_weight, x_weight)
     return rows, (y_weight * x_weight).flatten(0, 2)
-
-
-class _WeightedRows(torch.autograd.Function):
-    """`embedding_bag` with weights, whose gradient is again one: over the taps of each row of the table."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weights)
-        ctx.table_rows = len(table)  # type: ignore[attr-defined]
-        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        rows, weights = ctx.saved_tensors  # type: ignore[attr-defined]
-        every_row = torch.arange(ctx.table_rows, dtype=rows.dtype, device=rows.device)  # type: ignore[attr-defined]
-        ordered, order = rows.flatten().sort(stable=True)
-        back = F.embedding_bag(
-            order // rows.shape[1],
-            gradient.contiguous(),
-            torch.searchsorted(ordered, every_row),
-            mode="sum",
-            per_sample_weights=weights.flatten().index_select(0, order),
-        )
-        return back, None, None

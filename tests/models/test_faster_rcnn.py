@@ -1,4 +1,4 @@
-"""Oracle: torchvision's fasterrcnn_resnet50_fpn and _v2 with the same weights; and what the configuration promises."""
+"""Oracle: torchvision's Faster R-CNNs with the same weights; and what the configuration promises."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
 
 from cvtasks.errors import ConfigError
+from cvtasks.models.detection import torchvision_weights
 from cvtasks.models.detection.faster_rcnn import faster_rcnn
 from cvtasks.models.detection.torchvision_weights import load_torchvision_detector
 from cvtasks.nn import region_detector, rpn
 from cvtasks.nn.backbones.base import Backbone, FeatureSpec
+from cvtasks.nn.backbones.mobilenet import mobilenet
 from cvtasks.nn.backbones.resnet import resnet
 from cvtasks.nn.backbones.tiny import tiny
 from cvtasks.nn.region_detector import RegionDetector
@@ -104,7 +105,25 @@ def randomize(model: Any, images: Tensor) -> None:
             layer.weight *= spread / layer(inputs).std()
 
 
-@pytest.fixture(scope="module", params=["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"])
+SIZE = 160
+ALL_SIZES = (32, 64, 128, 256, 512)
+FORMS: dict[str, dict[str, Any]] = {
+    "fasterrcnn_resnet50_fpn": {},
+    "fasterrcnn_resnet50_fpn_v2": {
+        "fpn_norm": "batch",
+        "rpn_convs": 2,
+        "head": "conv_fc",
+        "head_norm": "batch",
+    },
+    "fasterrcnn_mobilenet_v3_large_fpn": {
+        "levels": ["c5_first", "c5"],
+        "anchor_sizes": [ALL_SIZES, ALL_SIZES, ALL_SIZES],
+        "rpn_score_threshold": 0.05,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def pair(request: pytest.FixtureRequest) -> Pair:
     torch.manual_seed(0)
     theirs = getattr(detection, request.param)(
@@ -115,11 +134,16 @@ def pair(request: pytest.FixtureRequest) -> Pair:
         rpn_post_nms_top_n_test=300,
         box_batch_size_per_image=128,
     )
-    settings: dict[str, Any] = {"rpn_proposals_train": 400, "rpn_proposals_test": 300, "roi_samples": 128}
-    if request.param.endswith("v2"):
-        settings |= {"fpn_norm": "batch", "rpn_convs": 2, "head": "conv_fc", "head_norm": "batch"}
-    ours = faster_rcnn(resnet(depth=50, norm="batch"), classes=ClassInfo(NAMES), **settings).eval()
-    batch = make_batch(size=160)
+    backbone = mobilenet(norm="batch") if "mobilenet" in request.param else resnet(depth=50, norm="batch")
+    ours = faster_rcnn(
+        backbone,
+        classes=ClassInfo(NAMES),
+        rpn_proposals_train=400,
+        rpn_proposals_test=300,
+        roi_samples=128,
+        **FORMS[request.param],
+    ).eval()
+    batch = make_batch(size=SIZE)
     images = ours.backbone.normalize(batch.images, batch.sizes)
     randomize(theirs, images)
     assert load_torchvision_detector(ours, theirs.state_dict(), classes=NAMES) == []
@@ -132,10 +156,14 @@ def test_proposals_are_torchvisions(pair: Pair) -> None:
         found = pair.ours.proposer.propose(pair.ours.maps(pair.batch), pair.batch)
     for boxes, valid, want in zip(found.boxes, found.valid, expected, strict=True):
         assert len(want) > 100
-        assert_close(boxes[valid], want, **CLOSE)
+        assert valid.sum() == len(want)
+        # Each is another's within rounding; two whose scores differ by less than that may have changed places.
+        distance = (boxes[valid][:, None] - want).abs().amax(-1) / SIZE
+        assert max(distance.amin(0).max(), distance.amin(1).max()) < 1e-4
+        assert (distance.argmin(1) - torch.arange(len(want))).abs().max() <= 1
 
 
-def test_the_four_losses_are_torchvisions_with_the_same_samples(
+def test_the_four_losses_and_their_gradients_are_torchvisions_with_the_same_samples(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first_ones(
@@ -168,13 +196,12 @@ def test_the_four_losses_are_torchvisions_with_the_same_samples(
     monkeypatch.setattr(region_detector, "sample", first_ones)
     monkeypatch.setattr(pair.theirs.rpn, "fg_bg_sampler", their_first_ones(256, 0.5))
     monkeypatch.setattr(pair.theirs.roi_heads, "fg_bg_sampler", their_first_ones(128, 0.25))
-    with torch.no_grad():
-        features = pair.theirs.backbone(pair.images.tensors)
-        pair.theirs.rpn.training = pair.theirs.roi_heads.training = True  # and the norms stay as they are
-        proposals, rpn_losses = pair.theirs.rpn(pair.images, features, pair.targets)
-        _, roi_losses = pair.theirs.roi_heads(features, proposals, pair.images.image_sizes, pair.targets)
-        pair.theirs.eval()
-        found = pair.ours.losses(pair.batch)
+    features = pair.theirs.backbone(pair.images.tensors)
+    pair.theirs.rpn.training = pair.theirs.roi_heads.training = True  # and the norms stay as they are
+    proposals, rpn_losses = pair.theirs.rpn(pair.images, features, pair.targets)
+    _, roi_losses = pair.theirs.roi_heads(features, proposals, pair.images.image_sizes, pair.targets)
+    pair.theirs.eval()
+    found = pair.ours.losses(pair.batch)
     expected = {
         "rpn_objectness": rpn_losses["loss_objectness"],
         "rpn_box": rpn_losses["loss_rpn_box_reg"],
@@ -183,6 +210,17 @@ def test_the_four_losses_are_torchvisions_with_the_same_samples(
     }
     assert all(loss > 1e-3 for loss in expected.values())
     assert_close(found, expected, **CLOSE)
+
+    sum(found.values()).backward()  # type: ignore[union-attr]
+    sum(expected.values()).backward()
+    ours = dict(pair.ours.named_parameters())
+    for key, parameter in pair.theirs.named_parameters():
+        # Not the heads', whose order differs (they show in all that lies before them), nor norms', whose scale may.
+        name = torchvision_weights.rename(key)
+        if name.startswith(("backbone.", "neck.", "proposer.")) and parameter.ndim > 1:
+            gradient, want = ours[name].grad, parameter.grad
+            assert gradient is not None
+            assert (gradient - want).norm() <= 1e-2 * want.norm(), name
 
 
 def test_boxes_labels_and_scores_are_torchvisions(pair: Pair) -> None:
@@ -194,7 +232,8 @@ def test_boxes_labels_and_scores_are_torchvisions(pair: Pair) -> None:
         assert len(want["labels"]) > 20
         assert torch.equal(found["labels"], want["labels"] - 1)
         assert_close(found["scores"], want["scores"], **CLOSE)
-        assert_close(found["boxes"] / 2, want["boxes"], **CLOSE)  # the file's image is twice as large
+        # The file's image is twice as large.
+        assert_close(found["boxes"] / (2 * SIZE), want["boxes"] / SIZE, **CLOSE)
 
 
 # --- what the two verbs promise --------------------------------------------------------------------------------------
@@ -263,49 +302,6 @@ def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite_and_does_not_
     losses = model.losses(make_batch())
     assert not all(loss.isfinite() for loss in losses.values())
     model.predict(make_batch())
-
-
-class HostReads(TorchDispatchMode):
-    """Counts the operators whose result's size or value the host must wait for."""
-
-    NAMES = {
-        "aten::_local_scalar_dense",
-        "aten::nonzero",
-        "aten::masked_select",
-        "aten::unique",
-        "aten::equal",
-    }
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name().split(".")[0]
-        by_mask = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
-            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-        )
-        self.count += name in self.NAMES or by_mask
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_losses_never_wait_for_the_device_however_large_the_batch(training: bool) -> None:
-    # Apart from NMS, whose calls do not grow with the batch on an accelerator (ops.nms).
-    model = small().train(training)
-    for images in (1, 4):
-        with HostReads() as reads:
-            losses = model.losses(make_batch(images))
-            sum(losses.values()).backward()  # type: ignore[union-attr]
-        assert reads.count == 0
-
-
-def test_the_counter_of_host_reads_sees_them() -> None:
-    with HostReads() as reads:
-        x = torch.arange(4.0)
-        x[x > 2].sum().item()
-        x.nonzero()
-    assert reads.count == 3
 
 
 def test_bf16_losses_are_float32_and_close_to_the_exact_ones() -> None:

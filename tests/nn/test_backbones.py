@@ -30,13 +30,13 @@ resnet18 = partial(resnet, depth=18)
 # The layer of torchvision's network that each level must equal: the last one of its stride.
 RESNET = {"c1": "relu", "c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "layer4"}
 LAYERS = {f"resnet{depth}": RESNET for depth in (18, 34, 50, 101, 152)} | {
-    name: {f"c{n}": f"features.{i}" for n, i in indices.items()}
+    name: {level if isinstance(level, str) else f"c{level}": f"features.{i}" for level, i in indices.items()}
     for name, indices in {
         "vgg16": {1: 8, 2: 15, 3: 22, 4: 29, 5: 30},
         "vgg16_bn": {1: 12, 2: 22, 3: 32, 4: 42, 5: 43},
         "alexnet": {2: 1, 3: 4, 4: 11, 5: 12},
-        "mobilenet_v3_small": {1: 0, 2: 1, 3: 3, 4: 8, 5: 12},
-        "mobilenet_v3_large": {1: 1, 2: 3, 3: 6, 4: 12, 5: 16},
+        "mobilenet_v3_small": {1: 0, 2: 1, 3: 3, 4: 8, "c5_first": 9, 5: 12},
+        "mobilenet_v3_large": {1: 1, 2: 3, 3: 6, 4: 12, "c5_first": 13, 5: 16},
     }.items()
 }
 
@@ -97,7 +97,7 @@ def test_channels_and_strides_are_as_promised(path: Path) -> None:
     assert list(maps) == list(backbone.specs)
     slack = 2 if path.stem == "alexnet" else 0
     for level, spec in backbone.specs.items():
-        assert spec.stride == 2 ** int(level[1:])
+        assert spec.stride == 2 ** int(level[1])
         assert maps[level].shape[:2] == (1, spec.channels)
         for size, pixels in zip(maps[level].shape[2:], (128, 96), strict=True):
             assert 0 <= pixels // spec.stride - size <= slack

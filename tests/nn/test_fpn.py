@@ -36,6 +36,23 @@ def test_levels_are_named_by_their_stride_and_announced_in_specs() -> None:
     }
 
 
+def test_two_levels_of_one_stride_are_torchvisions() -> None:
+    specs = {"c5_first": FeatureSpec(4, 32), "c5": FeatureSpec(6, 32)}
+    maps = {level: torch.randn(2, spec.channels, 3, 5) for level, spec in specs.items()}
+    pyramid = FeaturePyramid(specs, list(specs), channels=16, norm=None, extra=True)
+    assert {level: spec.stride for level, spec in pyramid.specs.items()} == {
+        "p5_first": 32,
+        "p5": 32,
+        "p6": 64,
+    }
+    theirs = FeaturePyramidNetwork([4, 6], 16, LastLevelMaxPool())
+    weights = list(pyramid.lateral.parameters()) + list(pyramid.output.parameters())
+    for ours, other in zip(weights, theirs.parameters(), strict=True):
+        other.data.copy_(ours)
+    for got, want in zip(pyramid(maps).values(), theirs(maps).values(), strict=True):
+        assert_close(got, want)
+
+
 def test_a_single_map_passes_as_it_is() -> None:
     neck = SingleMap(SPECS, "c4")
     assert neck.specs == {"c4": SPECS["c4"]}

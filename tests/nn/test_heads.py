@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cvtasks.errors import ConfigError
+from cvtasks.nn import heads
 from cvtasks.nn.backbones.base import FeatureSpec
 from cvtasks.nn.heads import BoxHead, ConvFC, PretrainedFC, TwoFC
 from cvtasks.nn.regions import Proposals, RegionFeatures, Samples
@@ -115,6 +116,18 @@ def test_a_classifier_of_another_size_is_refused() -> None:
     layers = nn.Sequential(nn.Linear(100, 10), nn.Linear(10, 6))
     with pytest.raises(ConfigError, match="takes 100 numbers, and regions have 4 x 3 x 3"):
         PretrainedFC(layers, 4, 3)
+
+
+def test_as_a_convolution_a_fully_connected_layer_has_the_same_values_and_gradients() -> None:
+    layer = nn.Linear(16 * 9, 20)
+    regions = torch.randn(heads.AS_CONVOLUTION, 3, 3, 16).permute(0, 3, 1, 2).requires_grad_()
+    wanted = [regions, layer.weight, layer.bias]
+    answers = heads.fully_connected(layer, regions), layer(heads.flat(regions))
+    factors = torch.randn(answers[0].shape)
+    gradients = [torch.autograd.grad((answer * factors).sum(), wanted) for answer in answers]
+    assert_close(answers[0], answers[1])
+    for got, want in zip(*gradients, strict=True):
+        assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("trunk", [TwoFC(4 * 4, 8), ConvFC(4, 2, 8, "group"), ConvFC(4, 2, 8, None)])

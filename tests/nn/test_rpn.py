@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cvtasks.errors import ConfigError
+from cvtasks.nn import rpn as rpn_module
 from cvtasks.nn.backbones.base import FeatureSpec
 from cvtasks.nn.rpn import RegionProposalNetwork
+from cvtasks.ops.matching import take
 from cvtasks.types import Batch
 
 SPECS = {"p3": FeatureSpec(8, 8), "p4": FeatureSpec(8, 16)}
@@ -76,6 +78,67 @@ def test_an_anchor_that_scores_highest_is_the_first_proposal() -> None:
     whole = (first.amin(1) > 0) & (first.amax(1) < 64)
     assert whole[:40].any()
     assert set(sides[:40][whole[:40]].flatten().tolist()) <= {16.0, 32.0}
+
+
+def test_below_the_score_threshold_nothing_is_a_proposal_and_above_it_all_stay() -> None:
+    batch, maps = batch_of([[], []]), maps_of(2)
+    rpn = network(score_threshold=0.5)
+    free, strict = network().propose(maps, batch), rpn.propose(maps, batch)
+    assert 0 < strict.valid.sum() < free.valid.sum()
+    for image in range(2):
+        count = int(strict.valid[image].sum())
+        # Best first: the valid ones are the free ones' beginning, which no worse box could suppress.
+        assert_close(strict.boxes[image, :count], free.boxes[image, :count])
+    with torch.no_grad():
+        rpn.objectness.weight.zero_()
+        rpn.objectness.bias.fill_(-1e-3)  # a probability just below one half
+    assert not rpn.propose(maps, batch).valid.any()
+
+
+@pytest.mark.parametrize("convs", [1, 2, 3])
+def test_sampled_anchors_have_the_values_and_gradients_that_whole_maps_give_them(convs: int) -> None:
+    rpn, batch = network(convs=convs), batch_of([[], []])
+    for parameter in rpn.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    maps = {k: m.requires_grad_() for k, m in maps_of(2).items()}
+    scores, offsets, anchors = rpn(maps, batch)
+    dense = torch.cat(scores, 1), torch.cat(offsets, 1)
+    # All anchors once, those of every border too, in another order in each image.
+    generator = torch.Generator().manual_seed(0)
+    index = torch.rand(2, len(torch.cat(anchors)), generator=generator).argsort(1)
+    sampled = rpn.sampled(maps, batch, index)
+    factors = [torch.randn(t.shape, generator=generator) for t in dense]
+    wanted = [*maps.values(), *rpn.parameters()]
+    expected = torch.autograd.grad(sum((t * f).sum() for t, f in zip(dense, factors, strict=True)), wanted)  # type: ignore[arg-type]
+    factors = [take(f, index) for f in factors]
+    found = torch.autograd.grad(sum((t * f).sum() for t, f in zip(sampled, factors, strict=True)), wanted)  # type: ignore[arg-type]
+    for got, want in zip(sampled, dense, strict=True):
+        assert_close(got, take(want, index), rtol=1e-4, atol=1e-4)
+    for got, want in zip(found, expected, strict=True):
+        assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+
+
+def test_another_shape_of_images_has_other_anchors_and_windows() -> None:
+    rpn, batch = network(samples=10_000), batch_of(OBJECTS)
+    before = rpn.learn(maps_of(2), batch)[1]
+    wide = {k: torch.cat([m, m], dim=3) for k, m in maps_of(2).items()}
+    larger = replace(batch, images=torch.zeros(2, 3, 64, 128, dtype=torch.uint8))
+    assert_close(rpn.learn(wide, larger)[1], network(samples=10_000).learn(wide, larger)[1])
+    assert_close(rpn.learn(maps_of(2), batch)[1], before)
+
+
+def test_on_a_cpu_the_heads_get_no_more_padding_than_up_to_a_round_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proposals = network(score_threshold=0.5).propose(maps_of(2), batch_of([[], []]))
+    most = int(proposals.valid.sum(1).max())
+    assert most < proposals.valid.shape[1] <= most + rpn_module.HOST_STEP
+    monkeypatch.setattr(rpn_module, "on_host", lambda _: False)
+    whole = network(score_threshold=0.5).propose(maps_of(2), batch_of([[], []]))
+    length = proposals.valid.shape[1]
+    assert whole.valid.shape[1] > length
+    assert not whole.valid[:, length:].any()
+    assert torch.equal(whole.boxes[:, :length], proposals.boxes)
 
 
 def test_losses_do_not_depend_on_padding() -> None:

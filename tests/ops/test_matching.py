@@ -1,11 +1,13 @@
 """Oracle: an example worked out by hand, and torchvision's Matcher image by image."""
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from cvtasks.ops import matching
 from cvtasks.ops.matching import match, take
 
 # Four anchors of 10 x 10 side by side, and one object over the first and a part of the second.
@@ -93,6 +95,24 @@ def test_every_image_of_a_batch_is_matched_as_torchvision_matches_it(
         assert torch.equal(found.negative[image], expected == -1)
         positive = found.positive[image]
         assert torch.equal(found.index[image][positive], expected[positive])
+
+
+def test_a_batch_too_large_for_memory_is_matched_in_parts_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corner, size = torch.rand(2, 5, 43, 2, generator=generator) * 20
+    truth, references = torch.cat([corner, corner + size], -1).split([3, 40], dim=1)
+    objects, ignored = (torch.rand(2, 5, 3, generator=generator) < 0.6).unbind()
+    settings = {"objects": objects, "ignored": ignored & ~objects, **THRESHOLDS, "keep_best": True}
+    for each in (references, references[0]):
+        whole = match(each, truth, **settings)
+        for most in (1, 2 * 3 * 40, 4 * 3 * 40 + 1):
+            monkeypatch.setattr(matching, "MOST_PAIRS", most)
+            parts = match(each, truth, **settings)
+            monkeypatch.undo()
+            for name in ("index", "positive", "negative"):
+                assert torch.equal(getattr(parts, name), getattr(whole, name))
 
 
 def test_take_picks_rows_of_each_image() -> None:

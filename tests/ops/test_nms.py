@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
+from cvtasks.ops import nms
 from cvtasks.ops.nms import suppress
 
 
@@ -26,6 +27,18 @@ def test_the_same_box_in_two_images_and_in_two_groups_is_kept_in_each() -> None:
     boxes = torch.tensor([0.0, 0, 9, 9]).expand(2, 4, 4)
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6]).expand(2, 4)
     assert suppress(boxes, scores, [2, 2], iou=0.5).tolist() == [[True, False, True, False]] * 2
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_images_moved_apart_do_not_compete(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    # What an accelerator does, on the CPU.
+    generator = torch.Generator().manual_seed(0)
+    corner, size = torch.rand(2, images, 90, 2, generator=generator) * 40
+    boxes, scores = torch.cat([corner, corner + size], -1), torch.rand(images, 90, generator=generator)
+    expected = suppress(boxes, scores, [60, 30], iou=0.4)
+    monkeypatch.setattr(nms, "on_host", lambda _: False)
+    assert torch.equal(suppress(boxes, scores, [60, 30], iou=0.4), expected)
+    assert 0 < expected.sum() < expected.numel()
 
 
 @pytest.mark.gpu

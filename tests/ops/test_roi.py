@@ -34,6 +34,15 @@ def test_a_region_as_large_as_imagenets_crop_is_read_from_stride_16() -> None:
     assert choose_level(torch.zeros(1, 4), STRIDES).tolist() == [0]
 
 
+def test_of_two_levels_with_one_stride_the_first_is_read_as_in_torchvision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 6, SIZE // 32, (SIZE + 32) // 32, generator=generator) for _ in range(2)]
+    boxes = torch.cat([regions(), torch.tensor([-900.0, -900, 900, 900]).expand(2, 1, 4)], 1)
+    pooler = MultiScaleRoIAlign(["0", "1"], 7, 2)
+    theirs = pooler({"0": maps[0], "1": maps[1]}, list(boxes), [(SIZE, SIZE + 32)] * 2)
+    assert_close(roi_align(maps, (32, 32), boxes, bins=7), theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 0])
 @pytest.mark.parametrize("levels", [4, 1])
 def test_values_and_gradients_are_torchvisions(sampling_ratio: int, levels: int) -> None:

@@ -48,6 +48,7 @@ def faster_rcnn(
     rpn_before_nms_train: Count = 2000,
     rpn_before_nms_test: Count = 1000,
     rpn_nms_threshold: Share = 0.7,
+    rpn_score_threshold: Share = 0.0,
     rpn_proposals_train: Count = 2000,
     rpn_proposals_test: Count = 1000,
     region_features: Literal["roi_align", "roi_pool"] = "roi_align",
@@ -108,6 +109,7 @@ def faster_rcnn(
         before_nms=(rpn_before_nms_train, rpn_before_nms_test),
         after_nms=(rpn_proposals_train, rpn_proposals_test),
         nms_threshold=rpn_nms_threshold,
+        score_threshold=rpn_score_threshold,
         beta=box_beta,
     )
     features = RegionFeatures(

@@ -1,7 +1,8 @@
-"""The weights of torchvision's Faster R-CNN (R50-FPN and its v2) in our detector.
+"""The weights of torchvision's Faster R-CNN (R50-FPN, its v2, and MobileNetV3-FPN) in our detector.
 
-Three things differ: names; the background, which torchvision has first and we last; and the order in which a region is
-flattened. The published files have 91 classes, as COCO's category ids have gaps, so classes are found by name.
+Four things differ: names; the background, which torchvision has first and we last; the order in which a region is
+flattened; and MobileNet's batch norm, which adds 1e-3 to the variance as in its paper, and in torchvision's detectors 1e-5.
+The published files have 91 classes, as COCO's category ids have gaps, so classes are found by name.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from cvtasks.nn.heads import BoxHead, weight_for_flat
 from cvtasks.nn.region_detector import RegionDetector
 
 COCO_CATEGORIES: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+TORCHVISION_EPS = 1e-5
+"""Of every batch norm in torchvision's detectors (`zoo` sees to the published weights that had none)."""
 SCORES, OFFSETS = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 
 # The published files of the first models name a layer without the ".0" that later releases put after it.
 KEY_MAP = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
+        (r"backbone\.body\.(\d+\..+)", r"backbone.features.\1"),
         (r"backbone\.body\.(.+)", r"backbone.\1"),
         (r"backbone\.fpn\.inner_blocks\.(\d+)\.(weight|bias)", r"neck.lateral.\1.0.\2"),
         (r"backbone\.fpn\.layer_blocks\.(\d+)\.(weight|bias)", r"neck.output.\1.0.\2"),
@@ -71,7 +75,12 @@ def load_torchvision_detector(
     head = model.heads["box"]
     assert isinstance(head, BoxHead)
     own = model.state_dict()
-    mapped = {_rename(key): value for key, value in state.items()}
+    mapped = {rename(key): value for key, value in state.items()}
+    for name, module in model.backbone.named_modules():
+        if (key := f"backbone.{name}.running_var") in mapped:
+            # In the weight: subtracted from a small variance, the difference would cost most of its digits.
+            ratio = (mapped[key] + module.eps) / (mapped[key] + TORCHVISION_EPS)  # type: ignore[operator]
+            mapped[f"backbone.{name}.weight"] = mapped[f"backbone.{name}.weight"] * ratio.sqrt()
     for key in ("heads.box.trunk.fc6.weight", "heads.box.trunk.fc.weight"):
         if key in mapped and mapped[key].shape[1] % head.features.bins**2 == 0:
             mapped[key] = weight_for_flat(mapped[key], head.features.bins)
@@ -100,7 +109,8 @@ def load_torchvision_detector(
     return notes
 
 
-def _rename(key: str) -> str:
+def rename(key: str) -> str:
+    """The name in our detector of what torchvision's calls `key`."""
     for pattern, ours in KEY_MAP:
         if pattern.fullmatch(key):
             return pattern.sub(ours, key)

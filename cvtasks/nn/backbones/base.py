@@ -1,7 +1,8 @@
 """What every backbone promises: named feature maps with known channels and strides, and its own statistics.
 
 A level is named by its stride: "c1" has stride 2, "c2" 4, "c3" 8, "c4" 16, "c5" 32. Where a network makes
-several maps of one stride, the level is the last of them. A network keeps the parameter names of torchvision
+several maps of one stride, the level is the last of them; what follows the number names an earlier one
+("c5_first"). A network keeps the parameter names of torchvision
 directly under the backbone (`layer1.0.conv1.weight`, `features.0.weight`), so published weights load.
 Letters: B images, C channels, H x W pixels.
 """

@@ -1,6 +1,7 @@
 """MobileNetV3 small and large (Howard et al., ICCV 2019), torchvision's.
 
 cvtasks train task=faster_rcnn backbone=mobilenet_v3_large backbone.weights=imagenet
+cvtasks train task=faster_rcnn_mobilenet weights=fasterrcnn_mobilenet_v3_large_fpn dataset=coco dataset.root=/data/coco
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from cvtasks.nn.norm import Norm, choose_norm, make_norm
 
 
 class MobileNet(Backbone):
-    """A level is the last block of its stride; c5 is the 1x1 convolution after the last block."""
+    """A level is the last block of its stride; c5 is the 1x1 convolution after the last block.
+
+    "c5_first" is the first block of stride 32, which torchvision's detectors read beside c5.
+    """
 
     def __init__(self, network: MobileNetV3) -> None:
         specs: dict[str, FeatureSpec] = {}
@@ -27,7 +31,9 @@ class MobileNet(Backbone):
             convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
             if any(m.stride == (2, 2) for m in convolutions):
                 stride *= 2
-                level = f"c{len(stages) + 1}"
+                level = f"c{len(stages) + 1}" if stride < 32 else "c5_first"
+            elif level == "c5_first":
+                level = "c5"
             stages.setdefault(level, []).append(f"features.{index}")
             specs[level] = FeatureSpec(convolutions[-1].out_channels, stride)
         super().__init__(specs, stages)
