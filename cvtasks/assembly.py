@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from torch import nn
 
 from cvtasks.config.build import build
 from cvtasks.config.schema import EngineConfig, LoaderConfig
-from cvtasks.data.loader import eval_batches, resolve_workers
-from cvtasks.engine.precision import Precision, choose_device, choose_precision
+from cvtasks.data.loader import eval_batches, resolve_workers, train_batches
+from cvtasks.engine.determinism import set_deterministic
+from cvtasks.engine.distributed import ALONE, Processes
+from cvtasks.engine.precision import Precision, choose_device, choose_precision, place
 from cvtasks.models.detection.torchvision_weights import is_torchvision_detector, load_torchvision_detector
 from cvtasks.nn import zoo
+from cvtasks.nn.norm import synchronized
+from cvtasks.redaction import as_written
 from cvtasks.types import ClassInfo, Reader, Sample, Split, Task
 
 Config = dict[str, Any]
+Transform = Callable[[Sample], Sample]
 
 TASK_KEYS = ("name", "requires", "monitor", "loss_weights")
 """What a task's node says to us; the rest of it are the model's constructor arguments."""
@@ -34,33 +41,84 @@ class Setup:
     precision: Precision
     engine: EngineConfig
     loader: LoaderConfig
+    processes: Processes
 
     @classmethod
-    def of(cls, cfg: Config) -> Setup:
+    def of(cls, cfg: Config, processes: Processes = ALONE) -> Setup:
         engine, loader = EngineConfig(**cfg["engine"]), LoaderConfig(**cfg["loader"])
-        device = choose_device(cfg["device"])
-        torch.use_deterministic_algorithms(cfg["deterministic"], warn_only=True)
-        return cls(device, choose_precision(engine.precision, device), engine, loader)
+        set_deterministic(cfg["deterministic"])
+        device = choose_device(cfg["device"], processes=processes)
+        return cls(device, choose_precision(engine.precision, device), engine, loader, processes)
 
     @property
-    def workers(self) -> int:
-        return resolve_workers(self.loader.workers, device=self.device)
+    def batch_size(self) -> int:
+        """Images of a training batch in this process."""
+        assert self.loader.batch_size != "auto", "it is measured before anything is built"
+        return self.loader.batch_size
 
     @property
-    def pin_memory(self) -> bool:
-        return self.device.type == "cuda"
+    def eval_batch_size(self) -> int:
+        return self.loader.eval_batch_size or self.batch_size
 
-    def eval_stream(self, reader: Reader, transform: Callable[[Sample], Sample]) -> Any:
-        size = self.loader.eval_batch_size or self.loader.batch_size
-        return eval_batches(
-            reader, transform, batch_size=size, workers=self.workers, pin_memory=self.pin_memory
+    def train_images(self, reader: Reader) -> int:
+        """Images of an epoch."""
+        if self.engine.limit_batches is None:
+            return len(reader)
+        return min(len(reader), self.engine.limit_batches * self.batch_size * self.processes.world)
+
+    def eval_images(self, reader: Reader) -> int:
+        if self.engine.overfit:
+            return self.train_images(reader)
+        if self.engine.limit_batches is None:
+            return len(reader)
+        return min(len(reader), self.engine.limit_batches * self.eval_batch_size)
+
+    def train_stream(self, reader: Reader, transform: Transform, *, seed: int, first: int) -> Any:
+        """The batches of this process from number `first` on, without end."""
+        return train_batches(
+            reader,
+            transform,
+            batch_size=self.batch_size,
+            seed=seed,
+            first_batch=first,
+            limit=self.train_images(reader),
+            **self._stream,
         )
+
+    def eval_stream(self, reader: Reader, transform: Transform) -> Any:
+        """This process's part of the images to judge on."""
+        size, limit = self.eval_batch_size, self.eval_images(reader)
+        return eval_batches(reader, transform, batch_size=size, limit=limit, **self._stream)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on its device, ready to learn or to judge."""
+        if self.engine.sync_batchnorm and self.processes.world > 1:
+            model = synchronized(model, self.device)
+        return place(model, self.device, channels_last=self.engine.channels_last)
+
+    @property
+    def _stream(self) -> dict[str, Any]:
+        workers, processes = self.loader.workers, self.processes
+        return {
+            "workers": resolve_workers(workers, device=self.device, processes=processes.local_world),
+            "pin_memory": self.device.type == "cuda",
+            "rank": processes.rank,
+            "world": processes.world,
+        }
 
 
 def open_reader(cfg: Config, split: Split, *, classes: ClassInfo | None = None) -> Reader:
     """One split of the configured data set, with the fields that the task requires."""
     node = cfg["dataset"] if classes is None else cfg["dataset"] | {"classes": list(classes.names)}
     return build(node, split=split, fields=frozenset(cfg["task"]["requires"]))
+
+
+def open_readers(cfg: Config, setup: Setup, *, classes: ClassInfo | None = None) -> tuple[Reader, Reader]:
+    """What to train on, and what to judge on: the same, if one batch is to be learnt by heart."""
+    train_reader = open_reader(cfg, "train", classes=classes)
+    if setup.engine.overfit:
+        return train_reader, train_reader
+    return train_reader, open_reader(cfg, "val", classes=train_reader.classes)
 
 
 def build_task(cfg: Config, classes: ClassInfo, judged: ClassInfo) -> Task:
@@ -77,7 +135,7 @@ def build_task(cfg: Config, classes: ClassInfo, judged: ClassInfo) -> Task:
     )
 
 
-def build_transform(cfg: Config, reader: Reader, *, train: bool) -> Callable[[Sample], Sample]:
+def build_transform(cfg: Config, reader: Reader, *, train: bool) -> Transform:
     return build(cfg["pipeline"], train=train, flip_index=reader.classes.flip_index)
 
 
@@ -102,6 +160,11 @@ def absolute(cfg: Config) -> Config:
             if node.get(key) is not None and Path(node[key]).expanduser().exists():
                 node[key] = str(Path(node[key]).expanduser().absolute())
     return cfg | {"dataset": dataset, "backbone": backbone} | files
+
+
+def as_yaml(cfg: Config) -> str:
+    """The configuration for a file: `${oc.env:NAME}` stands where a value came from the environment."""
+    return yaml.safe_dump(as_written(cfg), sort_keys=False)
 
 
 def start_from(

@@ -114,16 +114,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. One line on stderr tells what a user can put right."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(words)
+        code = _main(words)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _say("stopped", 130)
     except BrokenPipeError:  # `cvtasks list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except Exception as error:
         explained = explain(error)
         if explained is None:
             raise
+        if isinstance(explained, OutOfDiskError):
+            _drop_output()
         return _say(str(explained), explained.exit_code)
 
 
@@ -158,20 +162,22 @@ def explain(error: BaseException) -> CvtasksError | None:
     """The error as one that a user can put right; None if it is a bug of ours."""
     if isinstance(error, CvtasksError):
         return error
-    torch = sys.modules.get("torch")
-    exhausted = isinstance(error, MemoryError) or (
-        torch is not None and isinstance(error, torch.OutOfMemoryError)
-    )
-    if exhausted or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+    if isinstance(error, MemoryError) or ("torch" in sys.modules and _is_out_of_memory(error)):
         what = (str(error).splitlines() or ["memory"])[0]
         return OutOfMemoryError(f"out of memory: {what}; try a smaller loader.batch_size or pipeline.size")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return OutOfDiskError(
-            f"the disk is full: {error.filename or error}; make room, then cvtasks resume RUN"
-        )
+    if "WORLD_SIZE" in os.environ and isinstance(error, RuntimeError) and "peer" in str(error):
+        return CvtasksError("another process of this training has ended; its own line says why")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfDiskError(error.filename or "a file or the standard output")
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) and error.filename:
         return CvtasksError(f"{error.filename}: {error.strerror}")
     return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    from cvtasks.engine.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _launch(verb: str, flags: argparse.Namespace) -> None:
@@ -180,18 +186,25 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
     from cvtasks.config.launch import launch
 
     def job(config: dict[str, Any], scaled: dict[str, str]) -> float | None:
-        from cvtasks import app
+        if verb in ("train", "resume"):
+            from cvtasks import app
 
-        if verb == "train":
-            return app.train(config, sources=scaled)
-        if verb == "resume":
+            if verb == "train":
+                return app.train(config, sources=scaled)
             return app.resume(Path(config["run"]), config)
+        from cvtasks import judge
+
         if verb == "eval":
-            return app.evaluate(config)
-        app.predict(config)
+            return judge.evaluate(config)
+        judge.predict(config)
         return None
 
-    launch(verb, flags, job, _failed_job)
+    def measure(config: dict[str, Any]) -> int:
+        from cvtasks.batch_size import largest
+
+        return largest(config)
+
+    launch(verb, flags, job, measure, _failed_job)
 
 
 def _failed_job(error: Exception) -> str:
@@ -287,6 +300,14 @@ def _no_verb(word: str, words: Sequence[str]) -> str:
 
 def _near(word: str, names: Collection[str]) -> str:
     return did_you_mean(word, names, otherwise=f"; there are {', '.join(names)}")
+
+
+def _drop_output() -> None:
+    """Whatever cannot be printed any more; else Python would complain of it at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str, code: int) -> int:

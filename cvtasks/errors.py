@@ -40,9 +40,14 @@ class OutOfMemoryError(CvtasksError):
 
 
 class OutOfDiskError(CvtasksError):
-    """The disk is full. The message names the file; the checkpoint written before it still loads."""
+    """The disk is full; what was written before is kept."""
 
     exit_code = 5
+
+    def __init__(self, path: object, *, then: str = "type the same again") -> None:
+        """path: the file or folder that could not be written. then: what to type when there is room."""
+        super().__init__(f"{path}: the disk is full; what was written before is kept; make room, then {then}")
+        self.path = path
 
 
 class Interrupted(CvtasksError):

@@ -51,11 +51,12 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
         return call
 
-    app = types.ModuleType("cvtasks.app")
-    for name in ("train", "evaluate", "predict", "resume"):
-        setattr(app, name, verb(name))
-    monkeypatch.setitem(sys.modules, "cvtasks.app", app)
-    monkeypatch.setattr(cvtasks, "app", app, raising=False)
+    for room, names in (("app", ("train", "resume")), ("judge", ("evaluate", "predict"))):
+        module = types.ModuleType(f"cvtasks.{room}")
+        for name in names:
+            setattr(module, name, verb(name))
+        monkeypatch.setitem(sys.modules, f"cvtasks.{room}", module)
+        monkeypatch.setattr(cvtasks, room, module, raising=False)
     return noted
 
 
@@ -79,7 +80,7 @@ def test_hydra_itself_writes_nothing(calls: Calls, tmp_path: Path) -> None:
     [
         (101, 2, "cvtasks: voc: a.xml: broken"),
         (103, 4, "cvtasks: out of memory"),
-        (104, 5, "cvtasks: the disk is full: runs/last.pt"),
+        (104, 5, "cvtasks: runs/last.pt: the disk is full"),
         (105, 3, "cvtasks: step 3"),
         (106, 1, "cvtasks: /locked: Permission denied"),
         (107, 130, "cvtasks: stopped"),

@@ -42,6 +42,10 @@ SCHEDULERS = (
     "PolynomialLR",
     "StepLR",
 )
+NOT_ROOMS = ("nn.zoo",)
+"""Fetches files: a network asked for by name in a configuration that a stranger wrote."""
+HYDRAS = ("hydra._internal.core_plugins.", "hydra.experimental.", "hydra_plugins.", "optuna.samplers.")
+"""Where Hydra's own plug-ins live, and what one of them builds."""
 _TORCH = {f"torch.optim.{n}" for n in OPTIMIZERS} | {f"torch.optim.lr_scheduler.{n}" for n in SCHEDULERS}
 _plugins: set[str] = set()
 
@@ -67,6 +71,10 @@ def locate(target: str) -> Callable[..., Any]:
 
     Raises ConfigError if it is not on the lists, or does not exist. Nothing is imported that is not allowed.
     """
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        raise ConfigError(
+            f"_target_: expected the dotted name of a constructor, not {target!r}; it is not allowed here"
+        )
     module_name, _, name = target.rpartition(".")
     if not (target in _TORCH or _is_ours(module_name) or _is_plugin(module_name)):
         ours = ", ".join(f"cvtasks.{room}" for room in ROOMS)
@@ -104,6 +112,10 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
     arguments = {key: _built(value) for key, value in node.items() if key not in ("_target_", "name")}
     arguments |= {key: value for key, value in supplied.items() if key in takes}
     try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{node['_target_']}: {error}") from error
+    try:
         return target(**arguments)
     except ValueError as error:
         if node["_target_"] in _TORCH:  # torch checks its arguments itself; ours raise CvtasksError
@@ -121,8 +133,24 @@ def _built(value: Any) -> Any:
     return value
 
 
+def is_hydras(target: str) -> bool:
+    """Whether Hydra may build this for itself: a class of one of its own plug-ins, defined there."""
+    module_name, _, name = target.rpartition(".")
+    if not f"{module_name}.".startswith(HYDRAS):
+        return False
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and f"{found.__module__}.".startswith(HYDRAS)
+
+
 def _is_ours(module: str) -> bool:
-    return any(module == f"cvtasks.{room}" or module.startswith(f"cvtasks.{room}.") for room in ROOMS)
+    return _is_in(module, ROOMS) and not _is_in(module, NOT_ROOMS)
+
+
+def _is_in(module: str, rooms: Iterable[str]) -> bool:
+    return any(module == f"cvtasks.{room}" or module.startswith(f"cvtasks.{room}.") for room in rooms)
 
 
 def _is_plugin(module: str) -> bool:

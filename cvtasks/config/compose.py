@@ -9,6 +9,7 @@ holds for sweeps and `--cfg` as well.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,11 +31,13 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cvtasks.config import stored
+from cvtasks.config import environment, stored
+from cvtasks.config.build import is_hydras
 from cvtasks.config.locate import conf_dirs
-from cvtasks.config.origins import Setting, flatten, settings
+from cvtasks.config.origins import Setting, flatten, settings, shown_path
 from cvtasks.config.schema import GROUPS, VERBS, defaults
-from cvtasks.errors import CvtasksError
+from cvtasks.config.yaml_text import check_size
+from cvtasks.errors import ConfigError, CvtasksError
 
 # Set up at import: a sweep's launcher may unpickle the loader in a process of its own.
 OLD_HYDRA = hydra.__version__.startswith("1.3.")
@@ -55,19 +58,28 @@ for _empty in ("auto", "none"):
 SCALED = re.compile(r"\$\{(scale|scale_steps):(.*)\}")
 
 
-def _scale(value: int | float, batch_size: int, reference: int) -> float:
-    """`${scale:0.02,${loader.batch_size},16}`: a rate for batches of 16, made for ours."""
-    return value * batch_size / reference
+def _images(config: DictConfig, batch_size: int | str, reference: int) -> int:
+    """Images of an optimizer step, all processes and accumulated batches together."""
+    if batch_size == "auto":  # it is not known yet, and what is computed now is not used
+        return reference
+    engine = config.get("engine") or {}
+    return int(batch_size) * (engine.get("accumulate") or 1) * int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _scale_steps(steps: int, reference: int, batch_size: int) -> int:
-    """`${scale_steps:90000,16,${loader.batch_size}}`: as many images as in 90,000 batches of 16."""
-    return math.ceil(steps * reference / batch_size)
+def _scale(value: int | float, batch_size: int | str, reference: int, *, _root_: DictConfig) -> float:
+    """`${scale:0.02,${loader.batch_size},16}`: a rate for steps of 16 images, made for ours."""
+    return value * _images(_root_, batch_size, reference) / reference
+
+
+def _scale_steps(steps: int, reference: int, batch_size: int | str, *, _root_: DictConfig) -> int:
+    """`${scale_steps:90000,16,${loader.batch_size}}`: as many images as in 90,000 steps of 16."""
+    return math.ceil(steps * reference / _images(_root_, batch_size, reference))
 
 
 _register_resolver: Any = OmegaConf.register_new_resolver if OLD_HYDRA else OmegaConf.register_resolver
 _register_resolver("scale", _scale, replace=True)
 _register_resolver("scale_steps", _scale_steps, replace=True)
+_register_resolver("oc.env", environment.variable, replace=True)
 
 
 def compose(
@@ -84,12 +96,17 @@ def compose(
 
 def unresolved(config: DictConfig) -> dict[str, Any]:
     """As composed, with `${...}` where it stands in a file, and without Hydra's own node."""
-    return _container(config, resolve=False)
+    values = OmegaConf.to_container(_own(config), resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def plain(config: DictConfig, verb: str) -> dict[str, Any]:
-    """Resolved, without Hydra's own node, and with the defaults of keys that an older configuration lacks."""
-    values = _container(config, resolve=True)
+    """Resolved, without Hydra's own node, and with the defaults of keys that an older configuration lacks.
+
+    What it took from the environment is remembered (`redaction`), so that no file of a run holds it.
+    """
+    values = environment.resolve(_own(config))
     lacking = {key: value for key, value in defaults(VERBS[verb]).items() if key not in values}
     return values | lacking | {"task": values.get("task") or None}
 
@@ -99,10 +116,15 @@ def scaled(config: DictConfig) -> dict[str, str]:
     found = {}
     for key, value in flatten(unresolved(config)):
         if isinstance(value, str) and (match := SCALED.fullmatch(value)):
-            inner = re.sub(r"\$\{([\w.]+)\}", lambda m: str(OmegaConf.select(config, m[1])), match[2])
+            inner = re.sub(r"\$\{([\w.]+)\}", lambda m: str(_selected(config, m[1])), match[2])
             first, second, third = (part.strip() for part in inner.split(","))
             found[key] = f"{first} x {second} / {third}"
     return found
+
+
+def _selected(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    return _images(config, value, 0) if key == "loader.batch_size" else value
 
 
 def as_typed(overrides: Any) -> list[str]:
@@ -132,6 +154,8 @@ class Loader(ConfigLoader):
         path = create_config_search_path(f"file://{ours}")
         for folder in users:  # as Hydra's own --config-dir does
             path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+            for file in folder.rglob("*.yaml"):
+                check_size(file.read_text(encoding="utf-8"), shown_path(file))
         self.verb = verb
         self.checked = checked
         self.inner = _Composer(path)
@@ -156,6 +180,7 @@ class Loader(ConfigLoader):
             config = self.inner.load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
+            _check_hydras_own(config)
             history = self.settings(config)
             _drop_what_was_for_another_choice(config, history)
             if self.checked and run_mode is RunMode.RUN:
@@ -250,6 +275,16 @@ class Loader(ConfigLoader):
         _store(stored.OPTION, config, package="_global_")
 
 
+def _check_hydras_own(config: DictConfig) -> None:
+    """Refuse what Hydra would build for itself and is not a plug-in of its own (callbacks, launchers, sweepers)."""
+    for name in ("job_logging", "hydra_logging"):  # names classes, too; a run keeps its own train.log
+        OmegaConf.update(config, f"hydra.{name}", {"root": None}, merge=False, force_add=True)
+    node = OmegaConf.to_container(config.hydra, resolve=False)
+    for key, value in environment.leaves(node, "hydra"):
+        if key.endswith("._target_") and not is_hydras(str(value)):
+            raise ConfigError(f"{key}: {value} is not allowed here: it may name one of Hydra's own plug-ins")
+
+
 def _drop_what_was_for_another_choice(config: DictConfig, history: Mapping[str, list[Setting]]) -> None:
     """Give keys whose newest value was for an option that is not chosen the value before it (`origins`)."""
     for key, each in history.items():
@@ -264,8 +299,5 @@ def _drop_what_was_for_another_choice(config: DictConfig, history: Mapping[str, 
             OmegaConf.select(config, parent).pop(name, None)
 
 
-def _container(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    values = OmegaConf.to_container(own, resolve=resolve)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+def _own(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

@@ -64,6 +64,8 @@ def explained(
     error: Exception, loader: Loader, config_name: str | None, overrides: Sequence[str]
 ) -> Exception:
     """A ConfigError for what the user can cause; any other exception comes back as it is."""
+    if isinstance(error, RecursionError):
+        return ConfigError("the configuration is nested too deeply")
     if isinstance(error, OverrideParseException):
         return ConfigError(_unreadable(error.override))
     if isinstance(error, yaml.MarkedYAMLError):

@@ -18,13 +18,18 @@ from typing import Any
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from cvtasks.config.compose import Loader, as_typed, plain, scaled
 from cvtasks.errors import CvtasksError
+from cvtasks.redaction import hide
 
 Job = Callable[[dict[str, Any], dict[str, str]], float | None]
 """Does a verb's work: takes the configuration and its scaled keys, returns the monitored metric."""
+
+Measure = Callable[[dict[str, Any]], int]
+"""Finds what `loader.batch_size=auto` stands for on this machine."""
 
 QUIET = [
     "hydra.run.dir=.",
@@ -40,7 +45,9 @@ WORST = float("-inf")
 """The metric of a failed job: sweepers refuse NaN and None."""
 
 
-def launch(verb: str, flags: Namespace, job: Job, failure: Callable[[Exception], str]) -> None:
+def launch(
+    verb: str, flags: Namespace, job: Job, measure: Measure, failure: Callable[[Exception], str]
+) -> None:
     """Do what the command line says: show the configuration, run the job, or sweep.
 
     job: the verb's work. failure: the line that reports an exception of a sweep's job (its traceback, if it is a
@@ -58,19 +65,19 @@ def launch(verb: str, flags: Namespace, job: Job, failure: Callable[[Exception],
         elif flags.info:
             hydra.show_info(flags.info, config_name=name, overrides=overrides)
         elif flags.multirun:
-            _sweep(hydra, name, overrides, verb, flags.overrides, job, failure)
+            _sweep(hydra, name, overrides, verb, flags.overrides, job, measure, failure)
         else:
-            _run(hydra, name, overrides, verb, job)
+            _run(hydra, name, overrides, verb, job, measure)
     finally:
         GlobalHydra.instance().clear()
 
 
-def _run(hydra: Hydra, name: str, overrides: list[str], verb: str, job: Job) -> None:
+def _run(hydra: Hydra, name: str, overrides: list[str], verb: str, job: Job, measure: Measure) -> None:
     raised: list[Exception] = []
 
     def one(config: DictConfig) -> float | None:
         try:
-            return job(plain(config, verb), scaled(config))
+            return job(_measured(config, verb, measure), scaled(config))
         except Exception as error:  # Hydra would print a line of its own
             raised.append(error)
             return None
@@ -87,27 +94,31 @@ def _sweep(
     verb: str,
     typed: list[str],
     job: Job,
+    measure: Measure,
     failure: Callable[[Exception], str],
 ) -> None:
     key = FOLDER_KEYS.get(verb, "")
     asked = {o.key_or_group: o for o in hydra.config_loader.parse(typed)}  # type: ignore[attr-defined]
     swept_folder = key in asked and asked[key].is_sweep_override()
-    given = asked[key].value() if key in asked and not swept_folder else None
-    folder = _new_folder(Path(str(given)) if given is not None else None)
+    parent = asked[key].value() if key in asked and not swept_folder else None
+    if isinstance(parent, str) and "${" in parent:
+        parent = OmegaConf.create({key: parent})[key]
+    folder = _new_folder(Path(str(parent)) if parent is not None else None)
 
     def one(config: DictConfig) -> float | None:
         sweep = HydraConfig.get()
-        changed = [o for o in as_typed(sweep.overrides.task) if o not in typed]
+        given = _values(typed)  # Hydra quotes what holds ${...}: compare what the words say
+        changed = [o for o in as_typed(sweep.overrides.task) if not _values([o]) <= given]
         label = " ".join(changed) or "all as given"
         print(f"job {sweep.job.num}: {label}", flush=True)
         try:
-            values = plain(config, verb)
+            values = _measured(config, verb, measure)
             if key and not swept_folder:
                 values[key] = str(folder / f"{sweep.job.num}_{_file_name(changed)}".rstrip("_"))
             return job(values, scaled(config))
         except Exception as error:
             with (folder / FAILED).open("a", encoding="utf-8") as file:
-                file.write(f"job {sweep.job.num} ({label}): {failure(error)}\n")
+                file.write(hide(f"job {sweep.job.num} ({label}): {failure(error)}\n"))
             return WORST
         finally:
             _free_memory()
@@ -124,6 +135,20 @@ def _sweep(
     if (folder / FAILED).is_file():
         lines = (folder / FAILED).read_text(encoding="utf-8").splitlines()
         raise CvtasksError(f"{len(lines)} of the sweep's jobs failed: " + "; ".join(lines))
+
+
+def _measured(config: DictConfig, verb: str, measure: Measure) -> dict[str, Any]:
+    """Resolved, with a batch size: rates and lengths are computed from it, so it is found first."""
+    values = plain(config, verb)
+    if values["loader"].get("batch_size") == "auto":
+        OmegaConf.update(config, "loader.batch_size", measure(values))
+        values = plain(config, verb)
+    return values
+
+
+def _values(overrides: list[str]) -> set[tuple[str, str]]:
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return {(override.get_key_element(), str(override.value())) for override in parsed}
 
 
 def _new_folder(given: Path | None) -> Path:

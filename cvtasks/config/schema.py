@@ -79,13 +79,27 @@ class EngineConfig:
     """Steps between writes of last.pt (null: whenever it evaluates, and every 1,000 steps)."""
     log_every: Annotated[int, Positive] = 10
     """Steps between lines of metrics.jsonl; losses are read from the device only then."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    max_minutes: Annotated[float, Range(above=0)] | None = None
+    """The run evaluates, saves and ends after so many minutes of training, those before a resume included."""
+    patience: Annotated[int, Positive] | None = None
+    """The run ends after so many evaluations in a row without a better `task.monitor`."""
+    limit_batches: Annotated[int, Positive] | None = None
+    """Use no more than the first so many batches of each split, for a quick look."""
+    overfit: bool = False
+    """Judge on the training images themselves, and show them without augmentation: it should learn them by heart."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware multiplies in it, else fp32. Which one it was is recorded in the run."""
     channels_last: bool = True
     accumulate: Annotated[int, Positive] = 1
     """Batches whose gradients are averaged into one step."""
     clip_norm: Annotated[float, Range(above=0)] | None = None
     """Largest norm of all gradients together."""
+    ema: Annotated[float, Range(min=0, below=1)] | None = None
+    """Decay of an exponential moving average of the weights, 0.999 say, which is evaluated in their place."""
+    sync_batchnorm: bool = False
+    """Batch norm takes its statistics over the images of all processes (torchrun)."""
+    compile: bool = False
+    """torch.compile: on a GPU, with images of one size. The first steps take minutes."""
     val_losses: bool = True
     """Compute the losses on validation data too."""
 
@@ -94,7 +108,8 @@ class EngineConfig:
 class LoaderConfig:
     """How batches reach the device."""
 
-    batch_size: Annotated[int, Positive] = 8
+    batch_size: Annotated[int, Positive] | Literal["auto"] = 8
+    """Images of one step in each process. auto: the largest power of two that fits into memory."""
     eval_batch_size: Annotated[int, Positive] | None = None
     """null: the same as `batch_size`."""
     workers: Annotated[int, Range(min=0)] | Literal["auto"] = "auto"

@@ -1,7 +1,8 @@
 """A trained model's own configuration: of a run's folder, or of a checkpoint.
 
-It may come from anywhere, so it is read as plain data: keys that a training configuration does not have
-(Hydra's own among them, which name classes), and interpolations, are refused. Its plug-ins are never loaded.
+It may come from anywhere, so it is read as plain data: keys that a training configuration does not have are refused
+(Hydra's own among them, which name classes), and every interpolation but `${oc.env:NAME}` in the place of a path, as a run
+writes it for a value from the environment. Its plug-ins are never loaded.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from cvtasks.config.environment import leaves, may_hold
 from cvtasks.config.schema import TrainConfig, defaults
 from cvtasks.config.suggest import did_you_mean
+from cvtasks.config.yaml_text import check_size
 from cvtasks.errors import ConfigError
 
 OPTION = "checkpoint"
@@ -54,8 +57,11 @@ def load(verb: str, *, run: Any = None, checkpoint: Any = None) -> dict[str, Any
         found_checkpoint = next((str(f) for n in names if (f := folder / "checkpoints" / n).is_file()), None)
         if verb != "resume" and found_checkpoint is None:
             raise ConfigError(f"run={folder}: it has no checkpoints/{NAMES[0]} yet")
-        text = source.read_text(encoding="utf-8")
-    config = _parsed(text, source)
+        try:
+            text = source.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{source}: its configuration is damaged: not UTF-8") from None
+    config = parse(text, source)
     config = defaults(TrainConfig) | config | {"plugins": []}
     if verb == "resume":
         config["run_dir"] = found_run
@@ -94,7 +100,9 @@ def _text_of(file: str, _changed: int) -> str:
     return text
 
 
-def _parsed(text: str, source: Path) -> dict[str, Any]:
+def parse(text: str, source: Path) -> dict[str, Any]:
+    """A stored configuration as plain data. Raises ConfigError that names the source."""
+    check_size(text, str(source))
     try:
         config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -104,13 +112,19 @@ def _parsed(text: str, source: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{source}: its configuration is not a mapping")
     known = TrainConfig.__dataclass_fields__
-    for key in config:
+    for key, node in config.items():
         if str(key) not in known:
             raise ConfigError(f"{source}: its configuration has a key {key!r} that cvtasks does not know")
-    if "${" in text:
-        raise ConfigError(
-            f"{source}: its configuration holds an interpolation (${{...}}), which a run never writes"
-        )
+        # Hydra would compose other nodes by it, also where it builds what they name.
+        if isinstance(node, dict) and "defaults" in node:
+            raise ConfigError(
+                f"{source}: its configuration has a key {str(key) + '.defaults'!r}, which a run never writes"
+            )
+    for key, value in leaves(config):
+        if "${" in key or ("${" in str(value) and not may_hold(key, str(value))):
+            raise ConfigError(
+                f"{source}: its configuration holds an interpolation at {key} (${{...}}), which a run never writes there"
+            )
     return {str(key): value for key, value in config.items()}
 
 

@@ -145,7 +145,7 @@ def _class_info(
 
 def _skeleton(limbs: Any, num_joints: int, where: str, findings: Findings) -> list[tuple[int, int]]:
     """COCO counts joints from 1. A limb that is drawn wrongly spoils no training: it is left out."""
-    pairs = [numbers(limb) for limb in limbs] if isinstance(limbs, list) else []
+    pairs = [numbers(limb) for limb in (limbs if isinstance(limbs, list) else [limbs])] if limbs else []
     sound = [
         (int(pair[0]) - 1, int(pair[1]) - 1)
         for pair in pairs

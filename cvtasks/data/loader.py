@@ -40,6 +40,7 @@ def train_batches(
     seed: int,
     workers: int = 0,
     first_batch: int = 0,
+    limit: int | None = None,
     rank: int = 0,
     world: int = 1,
     divisor: int = 32,
@@ -47,14 +48,17 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """The endless stream of training batches from number `first_batch` on; nothing is loaded to get there.
 
+    limit: use only so many images, the first ones.
+
     `batch_size` is this process's; `world` processes share a batch of world x batch_size. `close()` ends the
     workers, and so does dropping the generator. Raises the reader's own DataError, and CvtasksError when a
     worker was killed.
     """
     if len(reader) == 0:
         raise DataError("the training split has no image: check dataset.train and dataset.classes")
+    length = len(reader) if limit is None else min(limit, len(reader))
     order = training_batches(
-        len(reader), batch_size=batch_size, seed=seed, first_batch=first_batch, rank=rank, world=world
+        length, batch_size=batch_size, seed=seed, first_batch=first_batch, rank=rank, world=world
     )
     source = _Source(reader, transform, seed=seed, divisor=divisor, with_truth=False)
     return _stream(source, order, workers=workers, pin_memory=pin_memory)

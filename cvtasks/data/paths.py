@@ -63,10 +63,18 @@ class Folder:
             directory = inside(self.path, below) if below else self.path
             try:
                 with os.scandir(directory) as entries:
-                    self._listings[below] = {e.name: e.is_symlink() for e in entries if e.is_file()}
+                    self._listings[below] = {e.name: e.is_symlink() for e in entries if _is_file(e)}
             except OSError:
                 self._listings[below] = {}
         return self._listings[below]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Also through a link; a link to itself is none, and no reason to find none of its neighbours."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_text(value: str) -> bool:

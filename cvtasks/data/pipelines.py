@@ -47,7 +47,7 @@ def fixed(
     """Every image at size x size: stretched to it, or (`keep_aspect`) fitted into it and padded."""
     place = partial(_fit, size=size) if keep_aspect else partial(transforms.resize, size=(size, size))
     augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
-    return _Chain(place, augment if train else None)
+    return _Chain(place, augment if train else None, (size, size))
 
 
 def shortest_edge(
@@ -73,7 +73,8 @@ def shortest_edge(
         )
     place = partial(_shortest, sizes=sizes if train else (max(sizes),), max_size=max_size)
     augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
-    return _Chain(place, augment if train else None)
+    # A batch of an upright and a lying image is as high as the one and as wide as the other.
+    return _Chain(place, augment if train else None, (max_size, max_size))
 
 
 def scale_jitter(
@@ -101,7 +102,7 @@ def scale_jitter(
         )
     place = partial(_jitter, size=size, scale=(low, high)) if train else partial(_fit, size=size)
     augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
-    return _Chain(place, augment if train else None)
+    return _Chain(place, augment if train else None, (size, size))
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class _Chain:
 
     place: Transform
     augment: Transform | None
+    largest: tuple[int, int]
+    """Height and width of the largest batch"""
 
     def __call__(self, sample: Sample) -> Sample:
         sample = self.place(sample)

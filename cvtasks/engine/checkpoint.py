@@ -12,15 +12,26 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from cvtasks import torch_file
 from cvtasks.errors import OutOfDiskError, WeightsError
+from cvtasks.types import ClassInfo
 
 VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "last.previous.pt", "best.pt"
+NEEDED = {"task": str, "config": str, "precision": str, "classes": dict, "model": dict, "step": int}
+"""What a checkpoint holds of a model, and of which kind it is"""
+FOR_RESUME = {
+    "optimizer": dict, "scheduler": dict, "metrics": dict, "window": list, "best": int | float | None,
+    "best_step": int, "stale": int, "seconds": int | float, "step_images": int,
+}  # fmt: skip
+"""What it holds of a training"""
 _MARK = b"cvtasks-crc32:"
 _COMMENT = len(_MARK) + 8
 
@@ -62,7 +73,7 @@ def load(path: Path | str) -> dict[str, Any]:
     if comment != _MARK + b"%08x" % zlib.crc32(body):
         raise WeightsError(f"{path}: damaged (its checksum does not fit); use another checkpoint")
     try:
-        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        content = torch_file.load(io.BytesIO(payload))
     except (
         Exception
     ):  # torch raises half a dozen kinds; a file with a right checksum was made to look like ours
@@ -96,6 +107,32 @@ def load_last(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     raise problem
 
 
+def classes_of(content: Mapping[str, Any], source: Path | str) -> ClassInfo:
+    """The classes of a trained model. Raises WeightsError for a checkpoint that lacks what every run writes."""
+    wrong = [key for key, kind in NEEDED.items() if not isinstance(content.get(key), kind)]
+    wrong += [
+        key for key, kind in FOR_RESUME.items() if key in content and not isinstance(content[key], kind)
+    ]
+    try:
+        classes = ClassInfo.from_dict({} if wrong else content["classes"])
+        named = classes.names and all(isinstance(name, str) for name in classes.names)
+        numbered = len(classes.category_ids) == len(classes) and all(
+            type(i) is int for i in classes.category_ids
+        )
+        if named and numbered and all(isinstance(w, Tensor) for w in judged_weights(content).values()):
+            return classes
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise WeightsError(
+        f"{source}: holds no trained model ({', '.join(wrong) or 'classes'} missing or damaged)"
+    )
+
+
+def judged_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that a checkpoint was judged with: their average, if the run kept one."""
+    return content.get("ema", content["model"])
+
+
 def write_atomically(path: Path, *parts: bytes | memoryview, keep: Path | None = None) -> None:
     """Write the parts to a new file in the same folder, sync it, and rename it to `path`.
 
@@ -116,12 +153,14 @@ def write_atomically(path: Path, *parts: bytes | memoryview, keep: Path | None =
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfDiskError(
-                f"{path}: the disk is full; what was written before is kept; free some space, then go on by: "
-                "cvtasks resume RUN"
-            ) from None
+        if is_disk_full(error):
+            raise OutOfDiskError(path) from None
         raise
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether there was no room left, or no more of it for this user."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _sync_folder(folder: Path) -> None:

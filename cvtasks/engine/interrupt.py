@@ -29,12 +29,6 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal, as shells have it: 130 for Ctrl-C, 143 for SIGTERM."""
-        assert self.received is not None
-        return 128 + self.received
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
         # SIGTERM often comes twice (`timeout` sends it to the process and to its group): only Ctrl-C is a wish.
         if self.received is not None and number == signal.SIGINT:

@@ -33,7 +33,12 @@ def sgd(
         norm_weight_decay=norm_weight_decay,
         backbone_lr_factor=backbone_lr_factor,
     )
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups))
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups))
+    if momentum:
+        # The fused kernel leaves them as it found memory if fp16's scaler skips the very first step (torch 2.15).
+        for parameter in (p for group in groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def adamw(

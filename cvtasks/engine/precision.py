@@ -11,13 +11,19 @@ from typing import Literal
 import torch
 from torch import nn
 
+from cvtasks.engine.distributed import ALONE, Processes
 from cvtasks.errors import ConfigError
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is a CUDA GPU where there is one, else the CPU. Raises ConfigError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(name: str, *, processes: Processes = ALONE) -> torch.device:
+    """`auto` is a CUDA GPU where there is one, else the CPU; of several processes each has a GPU of its own.
+
+    Raises ConfigError for a device that is not there.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = "cuda" if processes.world == 1 else f"cuda:{processes.local_rank}"
+    elif name == "auto":
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -31,9 +37,12 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Precision:
-    """fp32, or bf16 autocast: matrix products and convolutions in bf16, everything else and all weights in fp32."""
+    """fp32, or autocast: matrix products and convolutions in bf16 or fp16, everything else and all weights in fp32.
 
-    name: Literal["fp32", "bf16"]
+    fp16 has few small numbers, so gradients are scaled; bf16 has fp32's range.
+    """
+
+    name: Literal["fp32", "bf16", "fp16"]
     device: torch.device
 
     @property
@@ -41,7 +50,8 @@ class Precision:
         """Makes the context in which a model runs."""
         if self.name == "fp32":
             return contextlib.nullcontext
-        return lambda: torch.autocast(self.device.type, torch.bfloat16)
+        dtype = torch.bfloat16 if self.name == "bf16" else torch.float16
+        return lambda: torch.autocast(self.device.type, dtype)
 
 
 def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
@@ -53,7 +63,7 @@ def place(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
-def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+def choose_precision(name: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
     """`auto` is bf16 where the hardware multiplies in it, else fp32 (emulated bf16 would be slower)."""
     if name == "auto":
         name = "bf16" if _has_bf16(device) else "fp32"

@@ -17,7 +17,7 @@ class Progress:
 
     unit: one word, in the singular.
 
-    say: where lines go when there is no terminal; by default they are printed.
+    say: where lines go when there is no terminal; by default they are printed. shown: whether there is a bar at all.
     """
 
     def __init__(
@@ -29,12 +29,13 @@ class Progress:
         initial: int = 0,
         say: Callable[[str], None] = print,
         terminal: bool | None = None,
+        shown: bool = True,
     ) -> None:
         self.total, self.title, self.unit, self.done, self.initial = total, title, unit, initial, initial
         self._say = say
         self._status = ""
         self._started, self._next_line = time.monotonic(), 0.0
-        on_terminal = sys.stderr.isatty() if terminal is None else terminal
+        on_terminal = shown and (sys.stderr.isatty() if terminal is None else terminal)
         self._bar: tqdm | None = None
         if on_terminal:
             self._bar = tqdm(

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cvtasks.engine.checkpoint import BEST, LAST, PREVIOUS, write_atomically
-from cvtasks.errors import ConfigError
+from cvtasks.engine.checkpoint import BEST, LAST, PREVIOUS, is_disk_full, write_atomically
+from cvtasks.engine.events import EventFile
+from cvtasks.errors import ConfigError, OutOfDiskError
+from cvtasks.redaction import hide
 
 RUNS = Path("runs")
 
@@ -34,7 +36,8 @@ class Run:
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._log = (folder / "train.log").open("a", encoding="utf-8")
         self._purge: int | None = None
-        self._board: Any = None
+        self._events: EventFile | None = None
+        self._events_failed = False
 
     @classmethod
     def create(cls, run_dir: str | Path | None, *, task: str, dataset: str) -> Run:
@@ -77,17 +80,22 @@ class Run:
     ) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
             if error is not None:
-                self._log.write(f"{type(error).__name__}: {error}\n")
+                self._log.write(hide(f"{type(error).__name__}: {error}\n"))
             self._log.flush()
-        for file in (self._board, self._metrics, self._log, self._lock):
+        for file in (self._events, self._metrics, self._log, self._lock):
             with contextlib.suppress(OSError):
                 if file is not None:
                     file.close()
+        if isinstance(error, OutOfDiskError) or is_disk_full(error):
+            path = getattr(error, "path", None) or getattr(error, "filename", None) or self.folder
+            begun = (self.folder / "config.yaml").exists()
+            then = f"cvtasks resume {self.folder}" if begun else "type the same again"
+            raise OutOfDiskError(path, then=then) from None
 
     def say(self, line: str) -> None:
         """One line for the terminal (above a progress bar) and train.log."""
         tqdm.write(line)
-        self._log.write(line + "\n")
+        self._log.write(hide(line) + "\n")
         self._log.flush()
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -98,13 +106,12 @@ class Run:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers for TensorBoard alone: what depends on the machine is kept out of metrics.jsonl."""
-        for name, value in values.items():
-            if math.isfinite(value):
-                self.board.add_scalar(name, value, step)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._to_tensorboard(lambda events: events.scalars(step, finite))
 
     def picture(self, name: str, image: Any, step: int) -> None:
         """A uint8 image [3, H, W] for TensorBoard."""
-        self.board.add_image(name, image, step)
+        self._to_tensorboard(lambda events: events.picture(step, name, image))
 
     def rewind(self, step: int) -> None:
         """Drop what metrics.jsonl and TensorBoard hold beyond a step: it was written after the last checkpoint."""
@@ -124,14 +131,40 @@ class Run:
     def write_text(self, name: str, text: str) -> None:
         write_atomically(self.folder / name, text.encode())
 
-    @property
-    def board(self) -> Any:
-        """TensorBoard's writer, made when first used: importing it takes a second."""
-        if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
+    def _to_tensorboard(self, write: Callable[[EventFile], None]) -> None:
+        """Its curves are a copy of metrics.jsonl: that they cannot be written is no reason to end a run."""
+        if self._events_failed:
+            return
+        try:
+            if self._events is None:
+                self._events = EventFile(self.folder, purge=self._purge)
+            write(self._events)
+        except OSError as error:
+            self._events_failed = True
+            self.say(f"TensorBoard's file cannot be written ({error.strerror}); the run goes on without it")
 
-            self._board = SummaryWriter(str(self.folder), purge_step=self._purge)
-        return self._board
+
+class Follower(Run):
+    """What the other processes of a training hold: it knows the folder, and writes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+    def log(self, record: Mapping[str, Any]) -> None: ...
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def picture(self, name: str, image: Any, step: int) -> None: ...
+
+    def rewind(self, step: int) -> None: ...
+
+    def write_json(self, name: str, values: Any) -> None: ...
+
+    def write_text(self, name: str, text: str) -> None: ...
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -182,11 +215,11 @@ def _step(line: str) -> float:
 
 
 def _json(value: Any) -> Any:
-    """NaN and infinity become null: JSON has neither."""
+    """NaN and infinity become null: JSON has neither. What came from the environment is hidden."""
     if isinstance(value, Mapping):
         return {str(k): _json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return hide(value) if isinstance(value, str) else value

@@ -11,8 +11,9 @@ import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+import torch.distributed.nn
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from cvtasks.errors import ConfigError
 
@@ -61,6 +62,39 @@ class FrozenBatchNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps}"
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with the statistics of all processes' images, on any device: torch's own needs a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not distributed.is_initialized():
+            return super().forward(x)
+        values = x.float()
+        count = values.new_tensor([x.numel() / x.shape[1]])
+        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
+        sums = distributed.nn.functional.all_reduce(sums)
+        total = sums[-1]
+        mean, square = (sums[:-1] / total).chunk(2)
+        variance = (square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            unbiased = variance * total / (total - 1).clamp(min=1)
+            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
+            self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        scale = self.weight * (variance + self.eps).rsqrt()
+        bias = self.bias - mean * scale
+        return torch.addcmul(bias.view(-1, 1, 1), values, scale.view(-1, 1, 1)).to(x.dtype)
+
+
+def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
+    """The same model with every batch norm taking its statistics over all processes."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+    return model
 
 
 def make_norm(kind: NormKind, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:

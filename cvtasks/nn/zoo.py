@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from cvtasks import torch_file
 from cvtasks.errors import WeightsError
 
 StateDict: TypeAlias = dict[str, Tensor]
@@ -149,7 +150,8 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"weights: no such file: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            return torch_file.load(file)
     except Exception as error:  # a damaged pickle can raise anything
         raise WeightsError(
             f"weights: {path}: damaged, or not a file of tensors and plain values "

@@ -1,10 +1,18 @@
+import importlib
+import inspect
+import pkgutil
+import re
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cvtasks.config.build import OPTIMIZERS, SCHEDULERS, build, locate, use_plugins
+from cvtasks.config.build import OPTIMIZERS, ROOMS, SCHEDULERS, build, locate, use_plugins
 from cvtasks.errors import ConfigError
 
 
@@ -38,6 +46,12 @@ def _no_plugins_are_left() -> None:
         "cvtasks.databases.Reader",
         "cvtasks.data",
         "shapes",
+        "cvtasks.nn.\0.x",
+        "cvtasks.nn.\udcff.x",
+        "cvtasks.nn..x",
+        f"cvtasks.nn.{'x' * 5000}.y",
+        "cvtasks.nn.zoo.load_weights",  # fetches files
+        "cvtasks.nn.zoo.load_detector_weights",
         "",
         ".",
     ],
@@ -112,3 +126,72 @@ def test_everything_on_the_lists_exists() -> None:
         assert issubclass(locate(f"torch.optim.{name}"), torch.optim.Optimizer)  # type: ignore[arg-type]
     for name in SCHEDULERS:
         locate(f"torch.optim.lr_scheduler.{name}")
+
+
+def names_of(module: str) -> list[str]:
+    return [name for name in dir(importlib.import_module(module)) if name.isidentifier()]
+
+
+ROOTS = [f"cvtasks.{room}" for room in ROOMS]
+MODULES = sorted(
+    module.name
+    for room in ROOTS[:4]
+    for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}.")
+)
+WORDS = """
+cvtasks torch optim os system sys modules builtins eval nn data models zoo shapes __init__ __class__ __globals__
+__builtins__ __subclasses__ np json io Path load open functools partial
+"""
+words = st.sampled_from(WORDS.split())
+
+
+@given(
+    st.one_of(
+        st.builds(".".join, st.lists(words, min_size=1, max_size=6)),
+        st.builds(
+            lambda module, names: ".".join([module, *names]),
+            st.sampled_from([*MODULES, *ROOTS, "torch.optim", "torch.optim.lr_scheduler", "torch", "os", ""]),
+            st.lists(words, max_size=3),
+        ),
+        st.sampled_from(MODULES).flatmap(
+            lambda module: st.builds(
+                lambda names: ".".join([module, *names]),
+                st.lists(st.one_of(st.sampled_from(names_of(module)), words), min_size=1, max_size=3),
+            )
+        ),
+        st.text(alphabet="abcdeos.:_ /\\0", max_size=20),
+        st.none() | st.integers() | st.lists(st.text(max_size=3), max_size=2),
+    )
+)
+@settings(max_examples=500, deadline=None)
+def test_no_name_whatsoever_leads_outside_the_lists(target: Any) -> None:
+    """Whatever is found is public, and written in one of our rooms or on torch's list; all else is refused."""
+    try:
+        found: Any = locate(target)
+    except ConfigError:
+        return
+    if target.startswith("torch."):
+        assert target.split(".")[-1] in (*OPTIMIZERS, *SCHEDULERS)
+        return
+    assert found.__module__.startswith(tuple(ROOTS))
+    assert not found.__module__.startswith("cvtasks.nn.zoo")
+    assert inspect.isfunction(found) or inspect.isclass(found)
+    assert not found.__name__.startswith("_")
+
+
+def test_no_public_function_in_the_rooms_writes_files_or_fetches_any() -> None:
+    """What a configuration may name is all of it, so none of it may do harm when it is called with a stranger's values."""
+    harmful = re.compile(
+        r"write_text|write_bytes|open\(.*[\"']w|mkdir|unlink|rmtree|urlretrieve|download|urlopen|\.save\("
+    )
+    for module in MODULES:
+        for name in names_of(module):
+            try:
+                found: Any = locate(f"{module}.{name}")
+            except ConfigError:
+                continue
+            made_by = (
+                vars(found).get("__init__") if inspect.isclass(found) and not is_dataclass(found) else found
+            )
+            if inspect.isfunction(made_by):
+                assert not harmful.search(inspect.getsource(made_by)), f"{module}.{name}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 from cvtasks.config.schema import EngineConfig
 from cvtasks.engine import loop, optim, schedules
+from cvtasks.engine.distributed import ALONE, Processes
+from cvtasks.engine.evaluation import evaluate
+from cvtasks.engine.learner import Learner
 from cvtasks.engine.precision import Precision
-from cvtasks.engine.run import Run
+from cvtasks.engine.run import Follower, Run
 from cvtasks.types import Batch, Prediction, Task, Truth
 
 IMAGES, BATCH_SIZE, SEED = 12, 4, 7
@@ -74,6 +78,13 @@ class ErrorEvaluator:
     def update(self, predictions: Sequence[Prediction], truth: Sequence[Truth]) -> None:
         self.errors += [abs(float(p["value"]) - t["label"]) for p, t in zip(predictions, truth, strict=True)]
 
+    def state(self) -> list[float]:
+        return self.errors
+
+    def merge(self, states: Iterable[list[float]]) -> None:
+        for state in states:
+            self.errors += state
+
     def compute(self) -> dict[str, float]:
         return {"fit/score": -sum(self.errors) / len(self.errors), "fit/undefined": float("nan")}
 
@@ -85,6 +96,17 @@ def make_task(model: nn.Module | None = None, **options: Any) -> Task:
     return Task("regression", model, ErrorEvaluator(), frozenset({"label"}), "fit/score", weights)
 
 
+def mean_alone(task: Task) -> Task:
+    """Without the sampled loss, which draws differently in two batches than in one."""
+    return replace(task, loss_weights={"fit": 1.0, "sampled": 0.0})
+
+
+def learner_of(task: Task, *, processes: Processes = ALONE, **engine: Any) -> Learner:
+    optimizer = optim.sgd(task.model, lr=0.05)
+    scheduler = schedules.constant(optimizer, max_steps=10)
+    return Learner(task, optimizer, scheduler, EngineConfig(**engine), precision=FP32, processes=processes)
+
+
 def train(
     folder: Path,
     *,
@@ -94,6 +116,7 @@ def train(
     lr: float = 0.05,
     batches: Any = stream,
     precision: Precision = FP32,
+    processes: Processes = ALONE,
     **engine: Any,
 ) -> loop.State:
     """`fit` as the application calls it."""
@@ -104,9 +127,11 @@ def train(
     scheduler = schedules.cosine(build, max_steps=clock.max_steps, warmup_steps=3)
 
     def evaluate_now(step: int) -> dict[str, float]:
-        return loop.evaluate(task, held_out(), precision=precision)
+        # Each process judges one of the two batches; one alone judges both.
+        mine = held_out()[processes.rank :: processes.world]
+        return evaluate(task, mine, precision=precision, processes=processes)
 
-    with Run(folder) as run:
+    with Run(folder) if processes.first else Follower(folder) as run:
         return loop.fit(
             task,
             batches,
@@ -120,6 +145,7 @@ def train(
             evaluate_now=evaluate_now,
             about={"task": "regression", "config": "seed: 7"},
             resume=resume,
+            processes=processes,
         )
 
 

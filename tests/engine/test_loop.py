@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from cvtasks.config.schema import EngineConfig
-from cvtasks.engine import checkpoint, loop
+from cvtasks.engine import checkpoint
+from cvtasks.engine.evaluation import evaluate
+from cvtasks.engine.loop import schedule_length
 from cvtasks.engine.precision import Precision
 from cvtasks.errors import ConfigError, Interrupted, NonFiniteLossError, WeightsError
 from cvtasks.types import Batch
 
 from .regression import FP32, Regressor, held_out, make_task, stream, train
+
+FP16 = Precision("fp16", torch.device("cpu"))
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -87,14 +91,18 @@ def test_the_logged_loss_is_the_weighted_mean_of_all_steps_since_the_last_line(t
 
 
 # Evaluation at 4, 8, 12, ...; an epoch is 3 steps; log lines at 3, 6, ...; checkpoints every 2.
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "more",
+    [{"optimizer": "sgd"}, {"optimizer": "adamw"}, {"ema": 0.9}, {"precision": FP16}],
+    ids=["sgd", "adamw", "ema", "fp16"],
+)
 @pytest.mark.parametrize(
     "kills", [[0], [1], [5], [6], [4, 7], [12], [9, 9, 9]], ids=lambda k: "-".join(map(str, k))
 )
 def test_a_killed_and_resumed_run_equals_the_unbroken_one_bit_for_bit(
-    tmp_path: Path, kills: list[int], optimizer: str
+    tmp_path: Path, kills: list[int], more: dict[str, Any]
 ) -> None:
-    settings = {"max_steps": 13, "eval_every": 4, "checkpoint_every": 2, "optimizer": optimizer}
+    settings = {"max_steps": 13, "eval_every": 4, "checkpoint_every": 2} | more
     train(tmp_path / "unbroken", **settings)
     broken = tmp_path / "broken"
     for steps in kills:
@@ -218,6 +226,11 @@ def test_a_loss_that_is_not_finite_names_step_term_rate_and_images(tmp_path: Pat
     assert text.startswith(f"step 8: the loss sampled is {bad} (learning rate ")
     assert f"images {images})" in text
     assert "\n" not in text
+    assert f"; the batch is kept in {tmp_path / 'not_finite.pt'}; " in text
+    kept = checkpoint.load(tmp_path / "not_finite.pt")
+    assert kept["step"] == 8
+    [replayed] = [Batch(**fields) for fields in kept["batches"]]
+    assert torch.equal(replayed.images, next(stream(7)).images)
     logged = next(line["lr"] for line in lines(tmp_path) if line["step"] == 6)
     assert f"{logged:.3g}" not in text.split("images")[0]  # the rate of step 8, not of the last log line
     last = checkpoint.load(tmp_path / "checkpoints" / checkpoint.LAST)
@@ -305,14 +318,14 @@ def test_evaluation_leaves_modes_and_random_numbers_as_they_were_and_repeats() -
     task.model.norm.eval()  # frozen
     before, numbers = torch.get_rng_state(), (random.getstate(), np.random.get_state()[1].tolist())
     mean = task.model.norm.running_mean.clone()
-    first = loop.evaluate(task, held_out(), precision=FP32)
+    first = evaluate(task, held_out(), precision=FP32)
     assert torch.equal(torch.get_rng_state(), before)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == numbers
     assert [task.model.training, task.model.norm.training, task.model.dropout.training] == [True, False, True]
     assert torch.equal(task.model.norm.running_mean, mean)
     assert all(p.grad is None for p in task.model.parameters())
     torch.rand(3)
-    second = loop.evaluate(task, held_out(), precision=FP32)
+    second = evaluate(task, held_out(), precision=FP32)
     assert second["val/loss"] == first["val/loss"]
     assert second["val/loss/sampled"] == first["val/loss/sampled"]
 
@@ -322,11 +335,11 @@ def test_validation_losses_are_weighted_and_averaged_over_images() -> None:
     task = make_task(dropout=0.0)
     task.model.eval()
     values = [task.model.losses(b)["fit"].item() for b in held_out()]
-    metrics = loop.evaluate(task, held_out(), precision=FP32)
+    metrics = evaluate(task, held_out(), precision=FP32)
     assert metrics["val/loss/fit"] == pytest.approx((3 * values[0] + 2 * values[1]) / 5)
     expected = metrics["val/loss/fit"] + 0.5 * metrics["val/loss/sampled"]
     assert metrics["val/loss"] == pytest.approx(expected)
-    assert "val/loss" not in loop.evaluate(task, held_out(), precision=FP32, losses=False)
+    assert "val/loss" not in evaluate(task, held_out(), precision=FP32, losses=False)
 
 
 def test_bf16_trains_with_weights_and_losses_in_fp32(tmp_path: Path) -> None:
@@ -356,13 +369,13 @@ def test_bf16_trains_with_weights_and_losses_in_fp32(tmp_path: Path) -> None:
     ],
 )
 def test_epochs_become_steps_once(settings: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    clock = loop.schedule_length(EngineConfig(**settings), images=100, batch_size=4)
+    clock = schedule_length(EngineConfig(**settings), images=100, batch_size=4)
     assert (clock.max_steps, clock.eval_every, clock.checkpoint_every) == expected
 
 
 def test_a_run_without_a_length_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"engine\.max_steps"):
-        loop.schedule_length(EngineConfig(), images=100, batch_size=4)
+        schedule_length(EngineConfig(), images=100, batch_size=4)
 
 
 def test_tensorboard_has_the_losses_metrics_rate_and_throughput(tmp_path: Path) -> None:

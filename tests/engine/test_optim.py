@@ -65,3 +65,27 @@ def test_both_are_fused_on_a_cpu_and_step_as_the_plain_ones(build: type) -> None
 def test_a_model_that_is_wholly_frozen_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"backbone\.freeze_until"):
         optim.sgd(nn.Linear(2, 2).requires_grad_(False), lr=0.1)
+
+
+def test_a_first_step_that_fp16_skips_leaves_no_trace() -> None:
+    # Against the optimizer without momentum buffers made beforehand, one parameter after the other.
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 8)
+        optimizer = optim.sgd(model, lr=0.1)
+        if not fused:
+            optimizer = torch.optim.SGD(
+                model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=False
+            )
+            optimizer.param_groups[0]["params"], biases = [model.weight], [model.bias]
+            optimizer.add_param_group({"params": biases, "weight_decay": 0.0})
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 8)).square().sum() * (float("inf") if step == 0 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append(model.weight.detach().clone())
+    torch.testing.assert_close(weights[0], weights[1])

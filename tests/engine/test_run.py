@@ -13,7 +13,7 @@ import torch
 
 from cvtasks.engine import checkpoint
 from cvtasks.engine.run import Run
-from cvtasks.errors import ConfigError
+from cvtasks.errors import ConfigError, OutOfDiskError
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,48 @@ def test_pictures_reach_tensorboard() -> None:
     with Run.create("r", task="t", dataset="d") as run:
         run.picture("predictions", torch.zeros(3, 8, 8, dtype=torch.uint8), 4)
     assert list(Path("r").glob("events.out.*"))
+
+
+@pytest.fixture
+def full() -> Path:
+    """A file on which there is never any room: what is written to it fails in the kernel."""
+    file = Path("/dev/full")
+    if not file.exists():
+        pytest.skip("no /dev/full")
+    return file
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "train.log", ".metrics.json.tmp"])
+def test_a_full_disk_names_file_or_folder_and_how_to_go_on(full: Path, name: str) -> None:
+    Path("r").mkdir()
+    Path("r", name).symlink_to(full)
+
+    def fails() -> None:
+        with Run.create("r", task="t", dataset="d") as run:
+            run.write_text("config.yaml", "seed: 0\n")
+            run.say("begins")
+            run.log({"step": 1})
+            run.write_json("metrics.json", {})
+
+    with pytest.raises(OutOfDiskError, match=r"^r[a-z/.]*: the disk is full; .* then cvtasks resume r$"):
+        fails()
+
+
+def test_what_tensorboard_finds_no_room_for_is_told_once_and_ends_no_run(
+    full: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda p, *mode, **more: opened(full if "events.out" in p.name else p, *mode, **more)
+    )
+    with Run.create("r", task="t", dataset="d") as run:
+        for step in (1, 2):
+            run.log({"step": step, "loss": 1.0})
+        run.picture("predictions", torch.zeros(3, 8, 8, dtype=torch.uint8), 2)
+        assert [line["step"] for line in lines(run)] == [1, 2]
+    assert (
+        capsys.readouterr().out.count("TensorBoard's file cannot be written (No space left on device)") == 1
+    )
 
 
 OTHER = """

@@ -1,0 +1,194 @@
+"""The verbs that use a trained model: `evaluate` on a data set, `predict` on images.
+
+Every function takes the resolved configuration as a plain dict (`config.compose.plain`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvtasks.assembly import Config, Setup, as_yaml, build_task, build_transform, open_reader
+from cvtasks.config.build import build
+from cvtasks.data.collate import collate
+from cvtasks.data.images import find_images, read_image
+from cvtasks.engine import checkpoint as checkpoints
+from cvtasks.engine.distributed import joined
+from cvtasks.engine.evaluation import evaluate as evaluate_model
+from cvtasks.engine.progress import Progress
+from cvtasks.engine.run import write_json
+from cvtasks.errors import ConfigError, DataError
+from cvtasks.metrics.results import read_results
+from cvtasks.nn import zoo
+from cvtasks.types import Reader, Sample, Task
+from cvtasks.viz import report
+from cvtasks.viz.overlays import draw_detections
+
+SHOWN_IMAGES = 8
+"""Images in the picture of sample predictions"""
+SHOWN_CLASSES = 30
+"""Up to so many classes, the summary names each one's AP"""
+
+
+def evaluate(cfg: Config) -> float | None:
+    """Judge a checkpoint, or another tool's results file, on the validation split; returns the monitored metric."""
+    if cfg["predictions"] is not None:
+        return _evaluate_file(cfg)
+    with joined() as processes:
+        setup = Setup.of(cfg, processes)
+        content = checkpoints.load(cfg["checkpoint"])
+        classes = checkpoints.classes_of(content, cfg["checkpoint"])
+        # What was learnt by heart is judged on the images that it was learnt from.
+        reader = open_reader(cfg, "train" if setup.engine.overfit else "val", classes=classes)
+        with zoo.weights_follow():
+            task = build_task(cfg, classes, reader.classes)
+        zoo.fit_weights(task.model, checkpoints.judged_weights(content), source=cfg["checkpoint"])
+        setup.place(task.model)
+
+        folder = _output_folder(cfg, "eval") if processes.first else None
+        images = setup.eval_images(reader)
+        with Progress(images, title="evaluate", unit="image", shown=processes.first) as progress:
+            metrics = evaluate_model(
+                task,
+                setup.eval_stream(reader, build_transform(cfg, reader, train=False)),
+                precision=setup.precision,
+                losses=setup.engine.val_losses,
+                progress=progress,
+                processes=processes,
+            )
+        if folder is not None:
+            for note in reader.notes:
+                print(note)
+            limited = f" (engine.limit_batches={setup.engine.limit_batches})" if images < len(reader) else ""
+            where = f"{cfg['dataset']['name']}, {images} images{limited}"
+            print(f"{cfg['checkpoint']} (step {content['step']}) on {where}")
+            write_evaluation(folder, cfg, task.evaluator, metrics)
+            draw_samples(folder, cfg, setup, task, reader)
+        return metrics.get(task.monitor)
+
+
+def predict(cfg: Config) -> None:
+    """Draw what a model finds in the images of `source`: one PNG each, and predictions.json for all."""
+    if not cfg["source"]:
+        raise ConfigError("source= is missing: type source=FILE, source=FOLDER, or source='photos/*.jpg'")
+    setup = Setup.of(cfg)
+    paths = find_images(cfg["source"])
+    content = checkpoints.load(cfg["checkpoint"])
+    classes = checkpoints.classes_of(content, cfg["checkpoint"])
+    with zoo.weights_follow():
+        model = build_task(cfg, classes, classes).model
+    zoo.fit_weights(model, checkpoints.judged_weights(content), source=cfg["checkpoint"])
+    setup.place(model).eval()
+    transform = build(cfg["pipeline"], train=False, flip_index=classes.flip_index)
+    folder = _output_folder(cfg | {"run_dir": cfg["output"]}, "predict")
+
+    records, broken = [], []
+    with Progress(len(paths), title="predict", unit="image") as progress:
+        for path, name in zip(paths, _output_names(paths), strict=True):
+            progress.advance()
+            try:
+                image = read_image(path)
+            except DataError as error:
+                broken.append(str(error))
+                continue
+            sample: Sample = {"image": image, "image_id": str(path), "orig_size": tuple(image.shape[-2:])}
+            batch = collate([transform(sample)]).to(setup.device)
+            with torch.no_grad(), setup.precision.autocast():
+                found = report.above(model.predict(batch)[0], cfg["score_threshold"])
+            boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
+            draw_detections(image, boxes, labels, scores, classes).save(folder / f"{name}.png")
+            height, width = image.shape[-2:]
+            objects = [
+                {
+                    "class": classes.names[label],
+                    "category_id": classes.category_ids[label],
+                    "score": score,
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                }
+                for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
+            ]
+            records.append({"file": str(path), "width": width, "height": height, "objects": objects})
+    write_json(folder / "predictions.json", {"classes": list(classes.names), "images": records})
+    count = sum(len(record["objects"]) for record in records)
+    print(
+        f"{count} objects in {len(records)} images with a score of {cfg['score_threshold']} or more: {folder}"
+    )
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise DataError(f"{broken[0]}{more}; the other {len(records)} images are done")
+
+
+def _evaluate_file(cfg: Config) -> float | None:
+    reader = open_reader(cfg | {"task": cfg["task"] or {"requires": ["boxes", "labels", "ignore"]}}, "val")
+    truth = [reader.truth(index) for index in range(len(reader))]
+    results = read_results(Path(cfg["predictions"]), reader.classes, [t["image_id"] for t in truth])
+    for note in (*reader.notes, *results.notes):
+        print(note)
+    evaluator = build(cfg["evaluator"], classes=reader.classes)
+    evaluator.update([results.predictions[t["image_id"]] for t in truth], truth)
+    metrics = evaluator.compute()
+    write_evaluation(_output_folder(cfg, "eval"), cfg, evaluator, metrics)
+    return metrics.get("box/AP")
+
+
+def write_evaluation(
+    folder: Path, cfg: Config | None, evaluator: Any, metrics: Mapping[str, float], *, say: Any = print
+) -> None:
+    """metrics.json, predictions/ and plots/, and the numbers for people."""
+    if cfg is not None:
+        checkpoints.write_atomically(folder / "config.yaml", as_yaml(cfg).encode())
+    evaluator.write(folder / "predictions")
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    report.draw_evaluation(evaluator.plot_data(), folder / "plots")
+    write_json(folder / "metrics.json", dict(metrics))  # the last: where it is, all is
+    whole = {name: value for name, value in metrics.items() if name.count("/") == 1}
+    per_class = {name: value for name, value in metrics.items() if name.startswith("box/AP/")}
+    for name, value in (whole | (per_class if len(per_class) <= SHOWN_CLASSES else {})).items():
+        say(f"  {name:<24} {value:.4f}")
+    say(f"written: {folder / 'metrics.json'}")
+
+
+def draw_samples(folder: Path, cfg: Config, setup: Setup, task: Task, reader: Reader) -> Any:
+    """plots/predictions.png: a few validation images, truth beside what the model finds."""
+    transform = build_transform(cfg, reader, train=False)
+    samples = [reader[index] for index in range(min(SHOWN_IMAGES, len(reader)))]
+    predictions = []
+    training = task.model.training
+    task.model.eval()
+    for sample in samples:
+        batch = collate([transform(dict(sample))]).to(setup.device)
+        with torch.no_grad(), setup.precision.autocast():
+            predictions += task.model.predict(batch)
+    task.model.train(training)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    return report.draw_predictions(samples, predictions, reader.classes, folder / "plots" / "predictions.png")
+
+
+def _output_folder(cfg: Config, verb: str) -> Path:
+    """`run_dir`, or a new folder beside the run's checkpoints."""
+    if cfg.get("run_dir"):
+        folder = Path(cfg["run_dir"])
+    else:
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder = Path(cfg.get("run") or "runs") / verb / stamp
+        for number in itertools.count(2):
+            if not folder.exists():
+                break
+            folder = folder.with_name(f"{stamp}_{number}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _output_names(paths: list[Path]) -> list[str]:
+    """A name for each picture: its file's stem, with a number behind it where two files share one."""
+    seen: dict[str, int] = {}
+    names = []
+    for path in paths:
+        seen[path.stem] = seen.get(path.stem, 0) + 1
+        names.append(path.stem if seen[path.stem] == 1 else f"{path.stem}_{seen[path.stem]}")
+    return names

@@ -1,0 +1,130 @@
+"""What each of two processes does in test_distributed.py; run as `python -m engine.two_processes FOLDER`.
+
+It leaves `<check>.<rank>.pt` for the tests to look at.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvtasks.engine import checkpoint
+from cvtasks.engine.distributed import Processes, joined
+from cvtasks.engine.evaluation import evaluate
+from cvtasks.engine.learner import Learner
+from cvtasks.errors import CvtasksError
+from cvtasks.nn.norm import synchronized
+from cvtasks.types import Batch
+
+from .detector import detector_task, scenes
+from .regression import FP32, Regressor, held_out, learner_of, make_task, mean_alone, stream, train
+
+
+class Killed(Exception):
+    pass
+
+
+def part(batches: Callable[[int], Iterator[Batch]], processes: Processes) -> Any:
+    """A process's own images of each batch of the stream."""
+
+    def own(first: int) -> Iterator[Batch]:
+        for batch in batches(first):
+            rows = slice(processes.rank * 2, processes.rank * 2 + 2)
+            moved = {k: v[rows] if isinstance(v, Tensor) else v for k, v in vars(batch).items()}
+            yield Batch(**moved | {"image_ids": batch.image_ids[rows]})
+
+    return own
+
+
+def gradients(learner: Learner) -> dict[str, Tensor]:
+    return {n: p.grad for n, p in learner.model.named_parameters() if p.grad is not None}
+
+
+def check_gradients(folder: Path, processes: Processes) -> dict[str, Any]:
+    task = mean_alone(make_task(dropout=0.0))
+    synchronized(task.model, torch.device("cpu"))
+    learner = learner_of(task, processes=processes, accumulate=2)
+    learner.step(1, part(stream, processes)(0))
+    return gradients(learner) | {"running": task.model.norm.running_var}
+
+
+def check_detector(folder: Path, processes: Processes) -> dict[str, Any]:
+    learner = learner_of(detector_task(), processes=processes)
+    step = learner.step(1, iter([scenes(range(2 * processes.rank, 2 * processes.rank + 2))]))
+    return gradients(learner) | {"losses": torch.stack(processes.gather(step.losses)).mean(0)}
+
+
+def check_evaluation(folder: Path, processes: Processes) -> dict[str, Any]:
+    task = make_task()
+    if not processes.first:  # running statistics of its own images
+        task.model.norm.running_mean += 1.0
+    mine = held_out()[processes.rank : processes.rank + 1]
+    return evaluate(task, mine, precision=FP32, processes=processes)
+
+
+def check_resume(folder: Path, processes: Processes) -> dict[str, Any]:
+    settings = {"max_steps": 9, "checkpoint_every": 2, "eval_every": 4, "ema": 0.9}
+    batches = part(stream, processes)
+
+    def killed(first: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(first), first):
+            if number == 5:
+                raise Killed
+            yield batch
+
+    train(folder / "unbroken", batches=batches, processes=processes, **settings)
+    with contextlib.suppress(Killed):
+        train(folder / "broken", batches=killed, processes=processes, **settings)
+    resume = processes.share(checkpoint.load_last(folder / "broken")[0])
+    train(folder / "broken", batches=batches, processes=processes, resume=resume, **settings)
+    return {}
+
+
+def check_not_finite(folder: Path, processes: Processes) -> dict[str, Any]:
+    class Breaks(Regressor):
+        steps = 0
+
+        def losses(self, batch: Batch) -> dict[str, Tensor]:
+            self.steps += self.training
+            bad = float("nan") if self.steps == 2 and processes.rank == 1 else 0.0
+            return {name: value + bad for name, value in super().losses(batch).items()}
+
+    try:
+        train(folder / "nan", task=make_task(Breaks()), batches=part(stream, processes), processes=processes)
+    except CvtasksError as error:
+        return {"error": str(error), "code": error.exit_code}
+    return {}
+
+
+def check_signal(folder: Path, processes: Processes) -> dict[str, Any]:
+    def signalled(first: int) -> Iterator[Batch]:
+        for number, batch in enumerate(part(stream, processes)(first), first):
+            if number == 3 and processes.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    try:
+        train(folder / "signal", batches=signalled, processes=processes)
+    except CvtasksError as error:
+        return {"error": str(error), "code": error.exit_code}
+    return {}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with joined() as processes:
+        for name, check in list(globals().items()):
+            if name.startswith("check_"):
+                torch.manual_seed(processes.rank)  # nothing may depend on it
+                result = check(folder, processes)
+                torch.save(result, folder / f"{name.removeprefix('check_')}.{processes.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
