@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
 
-.PHONY: demo test lint all-tests clean
+.PHONY: demo test lint reliability all-tests clean
 
 demo: $(VENV)/.installed  ## train Faster R-CNN on generated scenes, judge it, and say where the pictures are
 	@rm -rf $(RUN)
@@ -13,6 +13,9 @@ demo: $(VENV)/.installed  ## train Faster R-CNN on generated scenes, judge it, a
 
 test: $(VENV)/.installed-dev  ## the default tests, about five minutes on two cores
 	$(BIN)/python -m pytest
+
+reliability: $(VENV)/.installed-dev  ## kills, full disks, damaged files, signals: all of what `make test` does a tenth of
+	CVTASKS_RELIABILITY=full $(BIN)/python -m pytest tests/reliability
 
 all-tests: $(VENV)/.installed-dev  ## the slow ones as well
 	$(BIN)/python -m pytest -m "not gpu"

@@ -1,0 +1,103 @@
+"""Ways to spoil an annotation file, each with a name: first its values, then, for some, its bytes.
+
+A format needs a sound document, which of these functions spoils it, and how it becomes text (`formats`).
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from typing import Any
+
+VALUES: dict[str, list[Any]] = {
+    "wrong type": [
+        None, "", "7", "cat", "0x10", True, [], {}, [[]], [None], {"a": {}}, [1, "2"], "\ud800", "two\nlines", "\0",
+        "../../etc/passwd", "C:\\a.jpg", "9" * 5000, "x" * 100_000, [[]] * 10_000,
+    ],
+    "not finite": [float("nan"), float("inf"), -float("inf"), [float("nan")] * 4, [[float("nan")] * 8]],
+    "huge": [
+        1e308, -1e308, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 10**400, 1e6, [1e308] * 4, [0, 0, 2**31, 2**31], 65_535,
+        [[1e308] * 6], [[0, 0, 1e5, 1e5, 0, 1e5] * 50],
+    ],
+    "negative": [-1, -0.5, -(2**31), -(2**63), [-5, -5, 10, 10], [5, 5, -10, 10], [[-9, -9, -5, -9, -5, -5]]],
+    "odd number": [0, 0.5, 1e-320, 3.0, 41, [0, 0, 0, 0], [39.5, 0, 1e-9, 30]],
+}  # fmt: skip
+"""What takes a value's place"""
+
+OUTLINES: dict[str, list[Any]] = {
+    "odd polygon": [
+        [[1, 2, 3, 4, 5]], [[1, 2]], [[1, 2, 3, 4]], [[]], [[5, 5, 5, 5, 5, 5]], [[0, 0, 40, 0, 20, 0]],
+        [[0, 0, 40, 30, 40, 0, 0, 30]], [["1", 2, 3, 4, 5, 6]], [[5, 5, 15, 5, 15, 15], [1, 2, 3]], [5, 5, 15, 5, 15, 15],
+        [[10, 10, 60, 10, 60, 45]], [[1e5, 1e5, 1e5, 2e5, 2e5, 2e5]], [[0, 0, 40, 30] * 20_000],
+    ],
+    "run-lengths": [
+        {"size": [2**31, 2**31], "counts": [2**31]}, {"size": [30, 40], "counts": [2**31, 2**31]},
+        {"size": [30, 40], "counts": [2**31]}, {"size": [65_535, 65_535], "counts": [65_535**2]},
+        {"size": [30, 40], "counts": [-1, 1201]}, {"size": [30, 40], "counts": [0.5, 1199.5]},
+        {"size": [30, 40], "counts": "oooooo"}, {"size": [30, 40], "counts": "1" * 999}, {"size": [30, 40], "counts": "é"},
+        {"size": [30, 40], "counts": {}}, {"size": [30, 40], "counts": []}, {"counts": None, "size": None},
+        {"size": [40, 30], "counts": [1200]}, {"size": "30", "counts": [1200]}, {"size": [30, 40]},
+        {"size": [30, 40], "counts": [0] * 100_000 + [1200]}, {"size": [30, 40], "counts": [1200]},
+    ],
+}  # fmt: skip
+
+BYTES: dict[str, Callable[[random.Random, bytes, bytes], bytes]] = {
+    "truncated": lambda rng, text, deep: text[: rng.randrange(len(text))],
+    "another byte": lambda rng, text, deep: _inserted(rng, text, bytes([rng.randrange(256)]), instead=1),
+    "deep nesting": lambda rng, text, deep: _inserted(rng, text, deep),
+    "invalid UTF-8": lambda rng, text, deep: _inserted(rng, text, b"\xff\xfe\x80"),
+    "UTF-16": lambda rng, text, deep: text.decode().encode("utf-16"),
+    "NUL": lambda rng, text, deep: _inserted(rng, text, b"\0"),
+    "empty": lambda rng, text, deep: b"",
+}
+"""For any kind of text; `deep` is many nested pieces of the format"""
+
+JSON = ["missing", "twice", *VALUES, *OUTLINES]
+XML = ["missing", "twice", "renamed", *VALUES]
+
+
+def spoil_json(rng: random.Random, kind: str, document: Any) -> None:
+    """Somewhere in the document, in place."""
+    places = _places(document)
+    if kind in OUTLINES:
+        outlines = [place for place in places if place[1] == "segmentation"]
+        container, key = rng.choice(outlines or places)
+        container[key] = copy.deepcopy(rng.choice(OUTLINES[kind]))
+        return
+    container, key = rng.choice(places)
+    if kind == "missing":
+        del container[key]
+    elif kind == "twice":
+        lists = [place for place in places if isinstance(place[0], list)]
+        container, key = rng.choice(lists)
+        container.insert(key, copy.deepcopy(container[key]))
+    else:
+        container[key] = copy.deepcopy(rng.choice(VALUES[kind]))
+
+
+def spoil_xml(rng: random.Random, kind: str, tree: ElementTree.Element) -> None:
+    """Somewhere in the tree, in place."""
+    parent, child = rng.choice([(parent, child) for parent in tree.iter() for child in parent])
+    if kind == "missing":
+        parent.remove(child)
+    elif kind == "twice":
+        parent.append(copy.deepcopy(child))
+    elif kind == "renamed":
+        child.tag = rng.choice(["name", "object", "bndbox", "x", "size"])
+    else:
+        # What XML cannot hold at all is another matter: the bytes' damage.
+        plain = [v for v in VALUES[kind] if not isinstance(v, list | dict) and v not in ("\ud800", "\0")]
+        child.text = str(rng.choice(plain))
+
+
+def _places(node: Any) -> list[tuple[Any, Any]]:
+    """Every container in a JSON document with each of its keys."""
+    keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else []
+    return [place for key in keys for place in [(node, key), *_places(node[key])]]
+
+
+def _inserted(rng: random.Random, text: bytes, piece: bytes, *, instead: int = 0) -> bytes:
+    where = rng.randrange(len(text))
+    return text[:where] + piece + text[where + instead :]
