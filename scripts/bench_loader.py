@@ -8,16 +8,14 @@ a round slower.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from benchmarking import command_line, time_in_turn
 from PIL import Image
 from torchvision import tv_tensors
 
@@ -77,32 +75,30 @@ def measure(files: list[Path], size: int, batch_size: int, rounds: int) -> dict[
     transform = scale_jitter(train=True, size=size)
     steps = max(1, len(files) // batch_size)
 
-    def decode() -> int:
+    def decode() -> None:
         for file in files:
             with Image.open(file) as image:
                 image.load()
-        return len(files)
 
-    def read() -> int:
-        return sum(1 for index in range(len(reader)) if reader[index])
+    def read() -> None:
+        for index in range(len(reader)):
+            reader[index]
 
-    def load() -> int:
+    def load() -> None:
         batches = train_batches(reader, transform, batch_size=batch_size, seed=0)
-        return sum(len(next(batches)) for _ in range(steps))
+        for _ in range(steps):
+            next(batches)
 
-    parts: dict[str, Callable[[], int]] = {"decode": decode, "read": read, "pipeline": load}
-    best = dict.fromkeys(parts, 0.0)
-    for _ in range(rounds):
-        for name, part in parts.items():
-            start = time.perf_counter()
-            done = part()
-            best[name] = max(best[name], done / (time.perf_counter() - start))
-    return {f"{name}_images_per_second_per_core": round(rate, 1) for name, rate in best.items()}
+    seconds = time_in_turn({"decode": decode, "read": read, "pipeline": load}, rounds)
+    images = {"decode": len(files), "read": len(files), "pipeline": steps * batch_size}
+    return {
+        f"{name}_images_per_second_per_core": round(images[name] / min(times), 1)
+        for name, times in seconds.items()
+    }
 
 
 def main() -> None:
-    summary, details = str(__doc__).split("\n\n", 1)
-    parser = argparse.ArgumentParser(description=summary, epilog=details)
+    parser = command_line(__doc__)
     parser.add_argument("--size", type=int, default=320, help="side of the training images (320)")
     parser.add_argument("--count", type=int, default=160, help="JPEG files to make (160)")
     parser.add_argument("--images", help="a folder or glob of your own images instead")

@@ -55,6 +55,13 @@ OBJECTS = 8
 LEARNING_RATE = 1e-6
 """So low that the network stays as it is: with other scores there would be more or fewer proposals to work on."""
 WARM_UP = 2
+LOSS_NAMES = {
+    "loss_objectness": "rpn_objectness",
+    "loss_rpn_box_reg": "rpn_box",
+    "loss_classifier": "classification",
+    "loss_box_reg": "box_regression",
+}
+"""Ours, by torchvision's"""
 ALL = 1_000_000
 """More samples than there are anchors or proposals."""
 
@@ -65,7 +72,7 @@ class Contender:
 
     model: nn.Module
     losses: Callable[[], dict[str, Tensor]]
-    """In the order of LOSSES"""
+    """The same names and order for both"""
     sample_everything: Callable[[], None]
     optimizer: torch.optim.Optimizer
     precision: Precision
@@ -78,10 +85,6 @@ class Contender:
         self.optimizer.step()
         if self.precision.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-LOSSES = ("rpn_objectness", "rpn_box", "classification", "box_regression")
-TORCHVISION_LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
 
 
 def faster_rcnn_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> dict[str, Contender]:
@@ -123,7 +126,7 @@ def faster_rcnn_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str
 
         def their_losses() -> dict[str, Tensor]:
             losses = theirs(images, targets)
-            return {ours: losses[name] for ours, name in zip(LOSSES, TORCHVISION_LOSSES, strict=True)}
+            return {ours: losses[name] for name, ours in LOSS_NAMES.items()}
 
         def sample_everything_there() -> None:
             for part in (theirs.rpn, theirs.roi_heads):
@@ -234,9 +237,9 @@ def seconds_of_steps(args: argparse.Namespace, batch: Batch) -> dict[str, list[f
             contender.step()
     gc.collect()
     gc.disable()
-    with contextlib.ExitStack() as stack:
-        stack.callback(gc.enable)
-        return time_in_turn({name: c.step for name, c in contenders.items()}, args.steps)
+    seconds = time_in_turn({name: c.step for name, c in contenders.items()}, args.steps)
+    gc.enable()
+    return seconds
 
 
 def peak_memory(args: argparse.Namespace, which: str) -> float | None:

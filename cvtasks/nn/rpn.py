@@ -30,7 +30,7 @@ from cvtasks.types import Batch
 
 SMALLEST_SIDE = 1e-3
 """A proposal thinner than this many pixels is none."""
-HOST_STEP = 64
+HOST_STEP = 8
 """On a CPU the number of proposals is a multiple of this, or all that there may be: in bf16 each length is compiled for."""
 
 

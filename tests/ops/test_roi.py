@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torchvision import ops
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops import roi_pool as torchvision_roi_pool
 
 from cvtasks.ops.roi import choose_level, roi_align, roi_pool
 
@@ -65,13 +65,30 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     )
 
 
-def test_two_runs_give_the_same_bits() -> None:
-    maps, boxes = pyramid(), regions()
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_two_runs_give_the_same_bits(device: str) -> None:
+    maps, boxes = pyramid(device=device), regions().to(device)
     runs = []
     for _ in range(2):
         pooled = roi_align(maps, STRIDES, boxes, bins=7)
         runs.append((pooled, *torch.autograd.grad(pooled.square().sum(), maps)))
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_a_map_of_more_positions_than_a_float_counts_exactly_is_read_and_taught_at_the_right_ones() -> None:
+    side = 4200  # 17.6 million positions; a float32 counts to 16.8 million
+    features = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    # Sampling points are whole quarters, which a float32 holds exactly this far out, too.
+    boxes = torch.tensor([[[side - 40.0, side - 33.5, side - 8, side - 2.5], [1, 1, 33, 17]]])
+    results = []
+    for pooled in (
+        roi_align([features], [1], boxes, bins=2),
+        ops.roi_align(features, [boxes[0]], 2, 1.0, sampling_ratio=2),
+    ):
+        (gradient,) = torch.autograd.grad(pooled.square().sum(), [features])
+        results.append([pooled, gradient[..., -50:, -50:], gradient.abs().sum()])
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_bf16_maps_lose_no_more_than_their_own_precision() -> None:
@@ -104,7 +121,7 @@ def test_a_box_that_is_not_a_number_does_no_harm_to_the_others(sampling_ratio: i
 def test_roi_pooling_is_torchvisions() -> None:
     features, boxes = pyramid()[2], regions()
     image = torch.arange(2.0).repeat_interleave(boxes.shape[1])[:, None]
-    expected = torchvision_roi_pool(features, torch.cat([image, boxes.flatten(0, 1)], 1), 7, 1 / 16)
+    expected = ops.roi_pool(features, torch.cat([image, boxes.flatten(0, 1)], 1), 7, 1 / 16)
     assert_close(roi_pool(features, 16, boxes, bins=7), expected)
 
 

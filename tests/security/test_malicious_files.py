@@ -80,15 +80,15 @@ WEIGHTS = {
     "backbone": ["train", *SMALL, *SHAPES, "run_dir=new", "backbone.weights=../weights.pth"],
 }
 ALL = CHECKPOINTS | WEIGHTS
-PAIRS = list(zip(CHECKPOINTS, WEIGHTS, strict=True))
-"""One input for each of the two readers; all of them for each file is the slow test."""
+TURNS = list(ALL)
+"""Each file is given to one input, in turn; every file to every input is the slow test."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
 @pytest.mark.parametrize(
     ("name", "inputs"),
     [
-        *((name, PAIRS[number % 3]) for number, name in enumerate(PAYLOADS)),
+        *((name, (TURNS[number % 6],)) for number, name in enumerate(PAYLOADS)),
         *(pytest.param(name, tuple(ALL), marks=pytest.mark.slow) for name in PAYLOADS),
     ],
 )
