@@ -1,7 +1,7 @@
 """MobileNetV3 small and large (Howard et al., ICCV 2019), torchvision's.
 
 cvtasks train task=faster_rcnn backbone=mobilenet_v3_large backbone.weights=imagenet
-cvtasks train task=faster_rcnn_mobilenet weights=fasterrcnn_mobilenet_v3_large_fpn dataset=coco dataset.root=/data/coco
+cvtasks train task=faster_rcnn_mobilenet backbone.weights=imagenet dataset=coco dataset.root=/data/coco
 """
 
 from __future__ import annotations
