@@ -74,7 +74,7 @@ def faster_rcnn(
 ) -> RegionDetector:
     """Put the parts together. Defaults are torchvision's for the pyramid; `conf/task` explains each of them.
 
-    levels: the backbone's maps; exactly one where `fpn_channels` is None.
+    levels: the backbone's maps, finest first; exactly one where `fpn_channels` is None. Stages above the last one go.
     anchor_sizes: a list for each level, in pixels; one list more adds a level above the pyramid, for the proposer alone.
     rpn_before_nms_*: for each level; rpn_proposals_*: in all.
     head: "vgg_fc" takes fc6 and fc7 over from the backbone, with their weights (`backbone.with_classifier=true`).
@@ -92,11 +92,11 @@ def faster_rcnn(
                 f"task.levels={list(levels)}: without a pyramid there is one level; type task.levels=[c4], or set "
                 "task.fpn_channels"
             )
-        backbone.truncate(levels[0])
         neck = SingleMap(backbone.specs, levels[0])
     else:
         extra = len(anchor_sizes) == len(levels) + 1
         neck = FeaturePyramid(backbone.specs, levels, channels=fpn_channels, norm=fpn_norm, extra=extra)
+    backbone.truncate(levels[-1])
     proposer = RegionProposalNetwork(
         neck.specs,
         anchor_sizes=anchor_sizes,
