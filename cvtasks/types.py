@@ -1,7 +1,8 @@
 """The nouns that every room shares. Letters: B images, N objects, J joints, H x W pixels.
 
 Boxes are `(x1, y1, x2, y2)` in absolute pixels, continuous coordinates: a box that covers the whole
-image is `(0, 0, W, H)`. Labels run from 0 to K - 1; background is never a class.
+image is `(0, 0, W, H)`. Labels run from 0 to K - 1; background is never a class of objects, but where a
+data set of objects gives a label map it is the map's class 0.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Prediction: TypeAlias = dict[str, Tensor]
 """What a model says of one image, in the ORIGINAL image's pixels, on any device.
 
 Detection: `boxes` float32 [D, 4], `scores` float32 [D] (descending), `labels` int64 [D]; others add `masks`,
-`keypoints`, `segmentation`.
+`keypoints`. Semantic segmentation: `segmentation` uint8 [H, W], 0..K-1 (255: no class).
 """
 
 
@@ -58,8 +59,12 @@ class ClassInfo:
     """Joint j of the mirrored image is joint `flip_index[j]` of the image."""
     skeleton: tuple[tuple[int, int], ...] = ()
     ignore_index: int = 255
+    colors: tuple[tuple[int, int, int], ...] = ()
+    """Red, green and blue (0..255) of each class, for pictures; nothing where the data has none."""
 
     def __post_init__(self) -> None:
+        if self.colors and [len(color) for color in self.colors] != [3] * len(self.names):
+            raise TypeError(f"colors: expected (r, g, b) for each of {len(self.names)} classes")
         if not self.category_ids:
             object.__setattr__(self, "category_ids", tuple(range(1, len(self.names) + 1)))
 
@@ -68,13 +73,18 @@ class ClassInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and values, for a checkpoint that `weights_only=True` can read."""
-        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-        return lists | {"skeleton": [list(limb) for limb in self.skeleton]}
+        return {f.name: _with(list, getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassInfo:
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**tuples | {"skeleton": tuple(tuple(limb) for limb in values["skeleton"])})
+        return cls(**{name: _with(tuple, value) for name, value in values.items()})
+
+
+def _with(kind: type, value: Any) -> Any:
+    """The same value with its sequences, and those in them, as lists or as tuples."""
+    if not isinstance(value, list | tuple):
+        return value
+    return kind(kind(each) if isinstance(each, list | tuple) else each for each in value)
 
 
 @dataclass
@@ -156,6 +166,9 @@ class VisionModel(Protocol):
 class Evaluator(Protocol):
     """Collects predictions image by image and turns them into numbers; states of several processes merge."""
 
+    judges: ClassVar[frozenset[str]]
+    """The fields of `Sample` that predictions are compared with"""
+
     def reset(self) -> None: ...
 
     def update(self, predictions: Sequence[Prediction], truth: Sequence[Truth]) -> None: ...
@@ -167,7 +180,10 @@ class Evaluator(Protocol):
     def merge(self, states: Iterable[Any]) -> None: ...
 
     def compute(self) -> dict[str, float]:
-        """Flat names, "box/AP50": value. A number that is not defined is NaN."""
+        """Flat names, "box/AP50": value, the most telling first. A number that is not defined is NaN.
+
+        A second slash stands before a class: "seg/IoU/road".
+        """
         ...
 
     def write(self, folder: Path) -> None:

@@ -21,6 +21,7 @@ import torch
 from torchvision import tv_tensors
 
 from cvtasks.data.images import Size, check_image, image_size, read_image
+from cvtasks.data.object_maps import drawn
 from cvtasks.data.paths import Folder, quoted
 from cvtasks.data.segmentations import Segmentations
 from cvtasks.errors import ConfigError, DataError
@@ -111,15 +112,30 @@ class Annotations:
             truth["rles"] = self.segmentations.rles(here, self.size(index))
         return truth
 
+    def label_map(self, index: int) -> np.ndarray:
+        """The class of each pixel of image `index`, uint8 [H, W]; see `drawn`."""
+        assert self.segmentations is not None
+        index = range(len(self))[index]
+        here = slice(int(self.ends[index]), int(self.ends[index + 1]))
+        masks = self.segmentations.masks(here, self.size(index))
+        return drawn(masks, self.labels[here], self.ignore[here], self.area[here])
+
+    def picture(self, index: int, folder: Path) -> Sample:
+        """The decoded image `index` alone. Raises DataError as `read_image` does."""
+        index = range(len(self))[index]
+        size = self.size(index)
+        return {
+            "image": read_image(folder / self.files[index], size),
+            "image_id": self.image_id(index),
+            "orig_size": size,
+        }
+
     def sample(self, index: int, folder: Path) -> Sample:
         """The decoded image `index` with its labels (a `Sample`). Raises DataError as `read_image` does."""
         index = range(len(self))[index]
         here = slice(int(self.ends[index]), int(self.ends[index + 1]))
         size = self.size(index)
-        sample: Sample = {
-            "image": read_image(folder / self.files[index], size),
-            "image_id": self.image_id(index),
-            "orig_size": size,
+        sample = self.picture(index, folder) | {
             "boxes": tv_tensors.BoundingBoxes(
                 torch.tensor(self.boxes[here], dtype=torch.float32),
                 format=tv_tensors.BoundingBoxFormat.XYXY,

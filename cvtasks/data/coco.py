@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, TypedDict
 
+import torch
+from torchvision import tv_tensors
+
 from cvtasks.data.annotations import Findings, OnError
 from cvtasks.data.coco_file import read_coco
+from cvtasks.data.object_maps import of_objects, of_pixels_only, with_background
 from cvtasks.data.paths import Folder
 from cvtasks.errors import ConfigError
 from cvtasks.types import Sample, Split, Truth
@@ -28,10 +32,11 @@ class CocoSplit(TypedDict, total=False):
 class CocoReader:
     """One split of a COCO data set (protocol `Reader`).
 
-    The classes are the categories in the order of their ids. All annotations are checked here; images are
-    looked for here and decoded when they are asked for. A box that is a single point is left out, and one
-    that is up to two pixels over the image's edge clipped, both with a note. Keypoints are continuous: the
-    file's pixel index plus 0.5.
+    The classes are the categories in the order of their ids; if `fields` asks for the label map alone, behind
+    "background". In the map smaller objects lie on larger ones, and crowds are void. All annotations are checked
+    here; images are looked for here and decoded when they are asked for. A box that is a single point is left
+    out, and one that is up to two pixels over the image's edge clipped, both with a note. Keypoints are
+    continuous: the file's pixel index plus 0.5.
 
     root: with COCO's own layout in it (annotations/instances_train2017.json, train2017/, and the same for
         val) nothing else is needed; keypoints are read from person_keypoints_*.json.
@@ -45,7 +50,7 @@ class CocoReader:
     """
 
     provides: ClassVar[frozenset[str]] = frozenset(
-        {"boxes", "labels", "ignore", "masks", "keypoints", "visible"}
+        {"boxes", "labels", "ignore", "masks", "keypoints", "visible", "segmentation"}
     )
 
     def __init__(
@@ -64,9 +69,17 @@ class CocoReader:
         folder = None if images is None else Folder(images)
         self.split = split
         self._folder = None if folder is None else folder.path
+        self._with_map, self._only_map = "segmentation" in fields, of_pixels_only(fields)
         self._annotations, self.classes = read_coco(
-            annotations, folder, fields=fields, classes=classes, split=split, findings=findings
+            annotations,
+            folder,
+            fields=fields | {"masks"} if self._with_map else fields,
+            classes=of_objects(classes) if self._only_map else classes,
+            split=split,
+            findings=findings,
         )
+        if self._only_map:
+            self.classes = with_background(self.classes)
         self.notes = findings.notes()
 
     def __len__(self) -> int:
@@ -75,10 +88,17 @@ class CocoReader:
     def __getitem__(self, index: int) -> Sample:
         if self._folder is None:
             raise ConfigError(f"dataset coco: the images are needed; type dataset.{self.split}.images=DIR")
-        return self._annotations.sample(index, self._folder)
+        read = self._annotations.picture if self._only_map else self._annotations.sample
+        sample = read(index, self._folder)
+        if self._with_map:
+            sample["segmentation"] = tv_tensors.Mask(torch.from_numpy(self._annotations.label_map(index)))
+        return sample
 
     def truth(self, index: int) -> Truth:
-        return self._annotations.truth(index, self._folder)
+        truth = self._annotations.truth(index, self._folder)
+        if self._only_map:
+            truth = {key: truth[key] for key in ("image_id", "file", "orig_size")}
+        return truth | {"segmentation": self._annotations.label_map(index)} if self._with_map else truth
 
 
 def _paths(

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cvtasks.data.transforms import INSTANCE_FIELDS, image_size
+from cvtasks.data.transforms import INSTANCE_FIELDS, VOID, image_size
 from cvtasks.types import Batch, Sample, Truth
-
-SEGMENTATION_PADDING = 255
 
 
 def collate(samples: Sequence[Sample], *, divisor: int = 32, truth: list[Truth] | None = None) -> Batch:
@@ -46,7 +44,7 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32, truth: list[Truth] 
             setattr(batch, name, _padded(tensors, (rows, *tail)))
     if "segmentation" in samples[0]:
         maps = [sample["segmentation"] for sample in samples]
-        batch.segmentation = _padded(maps, (height, width), fill=SEGMENTATION_PADDING)
+        batch.segmentation = _padded(maps, (height, width), fill=VOID)
     if "label" in samples[0]:
         batch.label = torch.stack([torch.as_tensor(sample["label"]) for sample in samples])
     return batch

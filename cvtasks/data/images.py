@@ -64,8 +64,8 @@ def read_image(path: str | Path, size: Size | None = None) -> tv_tensors.Image:
 
     Raises DataError naming the file: missing, truncated, not decodable, above `MAX_PIXELS`, not of `size`.
     """
-    with _open(path) as image:
-        _load(image, path)
+    with open_image(path) as image:
+        load_pixels(image, path)
         method = _turn(image, path, size)
         rgb = _rgb(image if method is None else image.transpose(method), path)
     return tv_tensors.Image(torch.from_numpy(rgb).permute(2, 0, 1))
@@ -73,20 +73,26 @@ def read_image(path: str | Path, size: Size | None = None) -> tv_tensors.Image:
 
 def image_size(path: str | Path) -> Size:
     """Height and width as `read_image` gives them, from the file's header. Raises DataError as it does."""
-    with _open(path) as image:
+    with open_image(path) as image:
         return _turned_size(image.size, _orientation(image))
+
+
+def has_size(path: str | Path, size: Size) -> bool:
+    """Whether `read_image` takes `size` as the file's, turned or as stored; from its header. Raises DataError."""
+    with open_image(path) as image:
+        return size in (_turned_size(image.size, _orientation(image)), (image.height, image.width))
 
 
 def check_image(path: str | Path, size: Size | None = None) -> None:
     """Raises the DataError that `read_image` would raise, in less time (JPEG: at an eighth of the size)."""
-    with _open(path) as image:
+    with open_image(path) as image:
         if (
             image.format != "JPEG"
         ):  # Pillow decodes a PNG to look for EXIF behind its pixels: damage must be heard
-            _load(image, path)
+            load_pixels(image, path)
         _turn(image, path, size)
         image.draft(None, (1, 1))
-        _load(image, path)
+        load_pixels(image, path)
         _rgb(image, path)
 
 
@@ -109,7 +115,7 @@ def find_images(source: str) -> list[Path]:
     return images
 
 
-def _open(path: str | Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
     """The image with its header read. Pillow lets many kinds of exceptions through from damaged files."""
     try:
         image = Image.open(path, formats=_FORMATS)
@@ -131,7 +137,8 @@ def _open(path: str | Path) -> Image.Image:
     return image
 
 
-def _load(image: Image.Image, path: str | Path) -> None:
+def load_pixels(image: Image.Image, path: str | Path) -> None:
+    """Decode all of it. Raises DataError where Pillow lets any exception through."""
     try:
         image.load()
     except Exception as error:

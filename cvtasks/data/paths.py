@@ -68,6 +68,16 @@ class Folder:
                 self._listings[below] = {}
         return self._listings[below]
 
+    def tree(self) -> list[str]:
+        """The files in this folder and in the folders below it, sorted; what is hidden, and folders that are links,
+        are left out."""
+        found = []
+        for directory, folders, names in os.walk(self.path):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            below = Path(directory).relative_to(self.path)
+            found += [(below / name).as_posix() for name in names if not name.startswith(".")]
+        return sorted(found)
+
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     """Also through a link; a link to itself is none, and no reason to find none of its neighbours."""

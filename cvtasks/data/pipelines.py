@@ -8,7 +8,7 @@ shape notes `pad_to` (height, width) in the Sample, and `collate` pads right and
 Behind its resize every pipeline drops objects whose box has a side below `min_box` pixels, and has the same
 augmentation: `flip` and `vertical_flip` (probabilities), `rotate90` (probability of one, two or three quarter
 turns; 0.75 makes all four directions equally likely), `color` (brightness, contrast and saturation by factors
-from 1 - color to 1 + color).
+from 1 - color to 1 + color), `hue` (colours turned by -hue to hue of the circle).
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ Transform: TypeAlias = Callable[[Sample], Sample]
 Size: TypeAlias = Annotated[int, Range(min=1)]
 Probability: TypeAlias = Annotated[float, Range(min=0, max=1)]
 Strength: TypeAlias = Annotated[float, Range(min=0, max=1)]
+Turn: TypeAlias = Annotated[float, Range(min=0, max=0.5)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
+
+CROPS = 10
+"""Crops that are tried to find one that is not all one class."""
 
 
 def fixed(
@@ -42,11 +46,12 @@ def fixed(
     vertical_flip: Probability = 0.0,
     rotate90: Probability = 0.0,
     color: Strength = 0.0,
+    hue: Turn = 0.0,
     min_box: Positive = 1.0,
 ) -> Transform:
     """Every image at size x size: stretched to it, or (`keep_aspect`) fitted into it and padded."""
     place = partial(_fit, size=size) if keep_aspect else partial(transforms.resize, size=(size, size))
-    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, hue, min_box)
     return _Chain(place, augment if train else None, (size, size))
 
 
@@ -60,6 +65,7 @@ def shortest_edge(
     vertical_flip: Probability = 0.0,
     rotate90: Probability = 0.0,
     color: Strength = 0.0,
+    hue: Turn = 0.0,
     min_box: Positive = 1.0,
 ) -> Transform:
     """The shortest side at `size`, the longest at most `max_size`, as in Fast and Faster R-CNN.
@@ -72,7 +78,7 @@ def shortest_edge(
             "pipeline.size: the list is empty; expected at least one, for example pipeline.size=[640,800]"
         )
     place = partial(_shortest, sizes=sizes if train else (max(sizes),), max_size=max_size)
-    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, hue, min_box)
     # A batch of an upright and a lying image is as high as the one and as wide as the other.
     return _Chain(place, augment if train else None, (max_size, max_size))
 
@@ -87,6 +93,7 @@ def scale_jitter(
     vertical_flip: Probability = 0.0,
     rotate90: Probability = 0.0,
     color: Strength = 0.0,
+    hue: Turn = 0.0,
     min_box: Positive = 1.0,
 ) -> Transform:
     """Large-scale jittering (Ghiasi et al., CVPR 2021): a random scale, then crop or pad to size x size.
@@ -101,8 +108,56 @@ def scale_jitter(
             f"pipeline.scale: {list(scale)}; expected [lowest,highest], for example pipeline.scale=[0.1,2.0]"
         )
     place = partial(_jitter, size=size, scale=(low, high)) if train else partial(_fit, size=size)
-    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, min_box)
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, hue, min_box)
     return _Chain(place, augment if train else None, (size, size))
+
+
+def scale_crop(
+    *,
+    train: bool,
+    flip_index: Sequence[int] = (),
+    size: Size | tuple[Size, Size] = 512,
+    scale: tuple[Positive, Positive] = (0.5, 2.0),
+    image_size: Size | None = None,
+    max_size: Size | None = None,
+    max_class_share: Annotated[float, Range(above=0, max=1)] = 0.75,
+    elastic: Probability = 0.0,
+    elastic_sigma: Positive = 10.0,
+    flip: Probability = 0.5,
+    vertical_flip: Probability = 0.0,
+    rotate90: Probability = 0.0,
+    color: Strength = 0.0,
+    hue: Turn = 0.0,
+    min_box: Positive = 1.0,
+) -> Transform:
+    """A random scale, then a crop of a fixed size, as semantic segmentation is trained; evaluation on whole images.
+
+    At scale 1, as in evaluation, an image is as large as in its file, or its shortest side is `image_size`; but the
+    longest at most `max_size`. What is smaller than the crop is padded. Of ten crops the first is taken in which no
+    class has `max_class_share` of the pixels that are not void, else the last (mmsegmentation's `cat_max_ratio`).
+
+    size: of the crop, or its height and width.
+    elastic: probability of U-Net's deformation of the whole image, before anything else: random displacements with a
+        standard deviation of `elastic_sigma` pixels on a grid of 3 x 3 points. For label maps and masks only.
+
+    Deviation: as in `scale_jitter`, the crop comes before the resize, in whole pixels of the file's image.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    low, high = scale
+    if low > high:
+        raise ConfigError(
+            f"pipeline.scale: {list(scale)}; expected [lowest,highest], for example pipeline.scale=[0.5,2.0]"
+        )
+    if rotate90 > 0 and height != width:
+        raise ConfigError(
+            f"pipeline.rotate90: crops of pipeline.size=[{height},{width}] would lie and stand; give one number"
+        )
+    full = _Full(image_size, max_size)
+    if not train:
+        return _Chain(full, None, (max_size, max_size) if max_size else (0, 0))
+    place = _ScaleCrop(full, (height, width), (low, high), max_class_share, elastic, elastic_sigma)
+    augment = _Augment(flip_index, flip, vertical_flip, rotate90, color, hue, min_box)
+    return _Chain(place, augment, (height, width))
 
 
 @dataclass(frozen=True)
@@ -112,7 +167,7 @@ class _Chain:
     place: Transform
     augment: Transform | None
     largest: tuple[int, int]
-    """Height and width of the largest batch"""
+    """Height and width of the largest batch; 0 where the data set's images decide"""
 
     def __call__(self, sample: Sample) -> Sample:
         sample = self.place(sample)
@@ -126,6 +181,7 @@ class _Augment:
     vertical_flip: float
     rotate90: float
     color: float
+    hue: float
     min_box: float
 
     def __call__(self, sample: Sample) -> Sample:
@@ -137,12 +193,59 @@ class _Augment:
             sample = transforms.vertical_flip(sample, flip_index=self.flip_index)
         if _chance(self.rotate90):
             sample = transforms.rotate90(sample, turns=_integer(1, 3))
-        if self.color:
+        if self.color or self.hue:
             brightness, contrast, saturation = (_uniform(1 - self.color, 1 + self.color) for _ in range(3))
             sample = transforms.adjust_color(
-                sample, brightness=brightness, contrast=contrast, saturation=saturation
+                sample,
+                brightness=brightness,
+                contrast=contrast,
+                saturation=saturation,
+                hue=_uniform(-self.hue, self.hue),
             )
         return sample
+
+
+@dataclass(frozen=True)
+class _Full:
+    """The whole image at the size of evaluation."""
+
+    image_size: int | None
+    max_size: int | None
+
+    def ratio(self, height: int, width: int) -> float:
+        ratio = self.image_size / min(height, width) if self.image_size else 1.0
+        return min(ratio, self.max_size / max(height, width)) if self.max_size else ratio
+
+    def __call__(self, sample: Sample) -> Sample:
+        height, width = transforms.image_size(sample)
+        size = _scaled(height, width, self.ratio(height, width))
+        return transforms.resize(sample, size=size) if size != (height, width) else sample
+
+
+@dataclass(frozen=True)
+class _ScaleCrop:
+    full: _Full
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    max_class_share: float
+    elastic: float
+    elastic_sigma: float
+
+    def __call__(self, sample: Sample) -> Sample:
+        if _chance(self.elastic):
+            sample = transforms.elastic(sample, displacement=self.elastic_sigma * torch.randn(2, 3, 3))
+        height, width = transforms.image_size(sample)
+        ratio = self.full.ratio(height, width) * _uniform(*self.scale)
+        full_height, full_width = _scaled(height, width, ratio)
+        for _ in range(CROPS):
+            y1, y2, new_height = _cut(height, full_height, self.size[0])
+            x1, x2, new_width = _cut(width, full_width, self.size[1])
+            if "segmentation" not in sample or self.max_class_share == 1:
+                break
+            if transforms.class_share(sample["segmentation"][y1:y2, x1:x2]) < self.max_class_share:
+                break
+        sample = transforms.crop_resize(sample, window=(x1, y1, x2, y2), size=(new_height, new_width))
+        return sample | {"pad_to": self.size}
 
 
 def _fit(sample: Sample, *, size: int) -> Sample:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from cvtasks.config.schema import Range
+from cvtasks.data.object_maps import of_objects, of_pixels_only, with_background
 from cvtasks.data.painting import paint
 from cvtasks.data.scenes import SHAPES, Scene, SceneKind, layout
 from cvtasks.data.skeletons import LSP
@@ -46,7 +47,7 @@ class ShapesReader:
     for the ground and k + 1 for class k; `label` is the class of the object with the most visible pixels, and
     `classes.ignore_index` where there is no object; `keypoints` are the 14 joints of the Leeds data, and
     `visible` is 2, or 1 where something hides them or they lie outside the picture; both are 0 for what is no
-    person. Nothing is marked `ignore`.
+    person. Nothing is marked `ignore`. If `fields` asks for `segmentation` alone, "background" is the first class.
 
     scene: detection has 0 to `max_objects` objects; localization one; pose one large person.
     classes: which shapes occur, in this order (null: all of them, or the person alone for scene=pose).
@@ -76,7 +77,11 @@ class ShapesReader:
         self.split = split
         self.seed = seed
         self.notes: list[str] = []
-        self.classes = _class_info(classes, scene)
+        self._only_map = of_pixels_only(fields)
+        self.classes = _class_info(of_objects(classes) if self._only_map else classes, scene)
+        self._kinds = self.classes.names
+        if self._only_map:
+            self.classes = with_background(self.classes)
         self._count = (train if split == "train" else val)["count"]
 
     def __len__(self) -> int:
@@ -97,12 +102,17 @@ class ShapesReader:
 
     def truth(self, index: int) -> Truth:
         """The labels alone: the scene is placed, not painted. `rles` where `fields` asks for masks."""
-        labels = self._labels(self._scene(index), self.fields | {"boxes", "labels", "ignore", "masks"})
-        masks = labels.pop("masks")
-        return {
+        objects = frozenset() if self._only_map else {"boxes", "labels", "ignore", "masks"}
+        labels = self._labels(self._scene(index), self.fields | objects)
+        truth: Truth = {
             "image_id": index,
             "file": f"shapes/{self.split}/{index}",
             "orig_size": (self.image_size, self.image_size),
+        }
+        if self._only_map:
+            return truth | labels
+        masks = labels.pop("masks")
+        return truth | {
             "area": masks.sum((1, 2)).astype(np.float64),
             **labels,
             **({"rles": _rles(masks)} if "masks" in self.fields else {}),
@@ -115,7 +125,7 @@ class ShapesReader:
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
-        kinds = ("person",) if self.scene == "pose" else self.classes.names
+        kinds = ("person",) if self.scene == "pose" else self._kinds
         return layout(
             self._random(index, 0),
             self.image_size,
@@ -126,7 +136,7 @@ class ShapesReader:
 
     def _labels(self, scene: Scene, fields: frozenset[str]) -> dict[str, NDArray[Any]]:
         """Those of `fields` that the scenes have, as arrays: the one place that says what each holds."""
-        labels = np.array([self.classes.names.index(thing.kind) for thing in scene.things], np.int64)
+        labels = np.array([self._kinds.index(thing.kind) for thing in scene.things], np.int64)
         make: dict[str, Callable[[], NDArray[Any]]] = {
             "labels": lambda: labels,
             "ignore": lambda: np.zeros(len(labels), bool),

@@ -1,4 +1,4 @@
-"""Pascal VOC's format (Everingham et al., IJCV 2010): one XML file of boxes for each image.
+"""Pascal VOC's format (Everingham et al., IJCV 2010): one XML file of boxes for each image, or one label image.
 
     cvtasks train task=faster_rcnn dataset=voc dataset.root=/data/VOCdevkit/VOC2007
     cvtasks train task=faster_rcnn dataset=voc dataset.train.images=DIR dataset.train.annotations=DIR \\
@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -30,7 +29,11 @@ from cvtasks.data.annotations import (
     note_left_out,
 )  # fmt: skip
 from cvtasks.data.images import IMAGE_SUFFIXES, Size
+from cvtasks.data.label_maps import LabelMaps
+from cvtasks.data.object_maps import of_pixels_only
 from cvtasks.data.paths import Folder, quoted
+from cvtasks.data.splits import part, read_list
+from cvtasks.data.voc_segmentation import read_voc_segmentation
 from cvtasks.errors import ConfigError, DataError
 from cvtasks.types import ClassInfo, Sample, Split, Truth
 
@@ -56,6 +59,8 @@ VAL: VocSplit = {"split": "val"}
 class VocReader:
     """One split of a VOC data set (protocol `Reader`). An image's id is the stem of its XML file.
 
+    With "segmentation" in `fields` it reads label images, see `voc_segmentation`; what follows is about boxes.
+
     The classes are those of the split's objects, in alphabetical order. `difficult` objects are `ignore`. A
     box that is a single point (xmin = xmax and ymin = ymax) is left out, and one that is up to two pixels
     over the image's edge clipped, both with a note. The image is the one that <filename> names, else the one
@@ -76,13 +81,13 @@ class VocReader:
     Raises DataError naming file and record, ConfigError naming the key to type.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "ignore"})
+    provides: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "ignore", "segmentation"})
 
     def __init__(
         self,
         *,
         split: Split,
-        fields: frozenset[str] = provides,
+        fields: frozenset[str] = frozenset({"boxes", "labels", "ignore"}),
         root: str | None = None,
         train: VocSplit = TRAIN,
         val: VocSplit = VAL,
@@ -98,22 +103,33 @@ class VocReader:
             raise ConfigError(
                 "dataset.val and dataset.val_fraction both say what to validate on; set one to null"
             )
+        self._maps: LabelMaps | None = None
+        if "segmentation" in fields:
+            if not of_pixels_only(fields):
+                raise ConfigError("dataset voc: has boxes or label images for a task, not both")
+            self._maps, self.classes = read_voc_segmentation(
+                root, split, own, val_fraction, split_seed, classes, findings
+            )
+            self.notes = findings.notes()
+            return
         place = _place(root, split, own, whole=val_fraction is not None)
         stems = _stems(place, findings)
         if val_fraction is not None:
-            stems = _part(stems, split, val_fraction, split_seed)
+            stems = part(stems, split, val_fraction, split_seed)
         self._folder = place.images.path
         self._annotations, self.classes = _read(place, stems, split, one_based, classes, findings)
         self.notes = findings.notes()
 
     def __len__(self) -> int:
-        return len(self._annotations)
+        return len(self._annotations if self._maps is None else self._maps)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._annotations.sample(index, self._folder)
+        return (
+            self._annotations.sample(index, self._folder) if self._maps is None else self._maps.sample(index)
+        )
 
     def truth(self, index: int) -> Truth:
-        return self._annotations.truth(index, self._folder)
+        return self._annotations.truth(index, self._folder) if self._maps is None else self._maps.truth(index)
 
 
 class _Place(NamedTuple):
@@ -180,14 +196,10 @@ def _stems(place: _Place, findings: Findings) -> list[str]:
         if not stems:
             raise findings.fatal(f"{place.annotations.path}: there are no XML files")
         return stems
-    try:
-        lines = place.list.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise findings.fatal(f"{place.list.name}: cannot be read as a list of names ({error})") from None
     found: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in read_list(place.list, findings).items():
         # VOC's lists for one class say after the name whether it is there: "000005 -1".
-        name = re.sub(r"\s+-?[01]$", "", line.strip())
+        name = re.sub(r"\s+-?[01]$", "", line)
         stem = name[: -len(Path(name).suffix)] if _is_image(name) or name.endswith(".xml") else name
         if stem in found:
             findings.error(f"{place.list.name}: line {number}", f"{quoted(stem)} is there twice")
@@ -200,14 +212,6 @@ def _stems(place: _Place, findings: Findings) -> list[str]:
 
 def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def _part(stems: list[str], split: Split, fraction: float, seed: int) -> list[str]:
-    """The training or the validation part, in the order of `stems`; neither is empty if there are two."""
-    drawn = sorted(stems, key=lambda stem: hashlib.sha256(f"{seed}/{stem}".encode(errors="replace")).digest())
-    count = min(max(round(fraction * len(stems)), 1), len(stems) - 1)
-    val = set(drawn[:count])
-    return [stem for stem in stems if (stem in val) == (split == "val")]
 
 
 class _Object(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cvtasks.data.coco import CocoReader
+from cvtasks.data.masks import MasksReader
 from cvtasks.data.voc import VocReader
 
 ORIENTATION = 0x0112
@@ -90,3 +91,32 @@ def write_voc(root: Path, **splits: list[str]) -> Path:
 
 def read_voc(folder: Path, **options: Any) -> VocReader:
     return VocReader(**{"split": "train", "root": str(folder)} | options)
+
+
+def write_label(path: Path, values: Any, palette: Any = None) -> Path:
+    """Ids [H, W] in grey, or as indices of `palette` [P, 3]; or colours [H, W, 3]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(values, np.uint8))
+    if palette is not None:
+        image = Image.fromarray(np.asarray(values, np.uint8), "L").copy()
+        image.putpalette(np.asarray(palette, np.uint8).ravel().tolist())
+    image.save(path)
+    return path
+
+
+def label_values(*ids: int, width: int = 40, height: int = 30) -> np.ndarray:
+    """Upright stripes, one for each of the ids"""
+    return np.asarray(ids, np.uint8)[np.arange(width) * len(ids) // width][None].repeat(height, 0)
+
+
+def write_masks(root: Path, **splits: dict[str, tuple[int, ...]]) -> Path:
+    """images/SPLIT/STEM.jpg and labels/SPLIT/STEM.png of 40 x 30, the latter with stripes of these ids."""
+    for split, stems in splits.items():
+        for stem, ids in stems.items():
+            write_image(root / "images" / split / f"{stem}.jpg")
+            write_label(root / "labels" / split / f"{stem}.png", label_values(*ids))
+    return root
+
+
+def read_masks(root: Path, **options: Any) -> MasksReader:
+    return MasksReader(**{"split": "train", "root": str(root)} | options)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from cvtasks.data import pipelines
-from cvtasks.data.pipelines import fixed, scale_jitter, shortest_edge
+from cvtasks.data.pipelines import fixed, scale_crop, scale_jitter, shortest_edge
 from cvtasks.errors import ConfigError
 
 from .samples import FLIP_INDEX, INSTANCE_FIELDS, assert_same, extent, make_sample, plain
@@ -27,6 +27,8 @@ BUILDERS = {
     "fixed keeping the aspect": lambda **kw: fixed(size=40, keep_aspect=True, **kw),
     "shortest_edge": lambda **kw: shortest_edge(size=[24, 40], max_size=50, **kw),
     "scale_jitter": lambda **kw: scale_jitter(size=40, scale=[0.1, 2.0], **kw),
+    "scale_crop": lambda **kw: scale_crop(size=40, scale=[0.5, 2.0], **kw),
+    "scale_crop of a shortest side": lambda **kw: scale_crop(size=40, image_size=48, max_size=60, **kw),
 }
 
 
@@ -40,7 +42,7 @@ def build(request):
 @FEW
 def test_any_training_pipeline_keeps_a_sample_whole(name, seed, n, height, width):
     transform = BUILDERS[name](
-        train=True, flip_index=FLIP_INDEX, vertical_flip=0.5, rotate90=0.75, color=0.4, min_box=1.5
+        train=True, flip_index=FLIP_INDEX, vertical_flip=0.5, rotate90=0.75, color=0.4, hue=0.1, min_box=1.5
     )
     torch.manual_seed(seed)
     # Rectangles: the tip of an ellipse may vanish between two pixels when it shrinks.
@@ -156,9 +158,91 @@ def test_scale_jitter_draws_scales_over_its_whole_range():
     assert max(sides) in (39, 40)
 
 
-def test_a_scale_whose_ends_are_exchanged_is_refused_by_its_key():
+@pytest.mark.parametrize("pipeline", [scale_jitter, scale_crop])
+def test_a_scale_whose_ends_are_exchanged_is_refused_by_its_key(pipeline):
     with pytest.raises(ConfigError, match=r"pipeline\.scale"):
-        scale_jitter(train=True, scale=(2.0, 0.5))
+        pipeline(train=True, scale=(2.0, 0.5))
+
+
+@pytest.mark.parametrize(("image_size", "max_size", "expected"), [
+    (None, None, (48, 64)), (24, None, (24, 32)), (96, None, (96, 128)), (None, 32, (24, 32)), (None, 640, (48, 64)),
+    (96, 100, (75, 100)),
+])  # fmt: skip
+def test_scale_crop_evaluates_whole_images_and_crops_them_at_the_same_scale(image_size, max_size, expected):
+    sample = make_sample(0)
+    options = {"image_size": image_size, "max_size": max_size}
+    whole = scale_crop(train=False, **options)(sample)
+    assert whole["image"].shape[-2:] == whole["segmentation"].shape == expected
+    crop = scale_crop(train=True, size=200, scale=[1, 1], flip=0.0, **options)(sample)
+    assert torch.equal(crop["image"], whole["image"])
+    assert crop["pad_to"] == (200, 200)
+
+
+def test_scale_crop_draws_scales_over_its_whole_range_and_crops_everywhere():
+    sample = make_sample(0, objects=0, height=40, width=40)
+    torch.manual_seed(0)
+    small = scale_crop(train=True, size=80, scale=[0.5, 1.5])
+    sides = [small(sample)["image"].shape[-1] for _ in range(200)]
+    assert min(sides) in (20, 21)
+    assert max(sides) in (59, 60)
+    sample["image"] = tv_tensors.Image(torch.arange(40, dtype=torch.uint8).expand(3, 40, 40))
+    crop = scale_crop(train=True, size=(30, 20), scale=[1, 1], flip=0.0)
+    starts = {crop(sample)["image"][0, 0, 0].item() for _ in range(200)}
+    assert starts == set(range(21))
+    assert crop(sample)["image"].shape == (3, 30, 20)
+
+
+def test_a_crop_of_one_class_alone_is_drawn_again_up_to_ten_times():
+    # A strip of class 1 at the right end: of the 81 crops the 10 from 71 on have at least a twentieth of it.
+    sample = make_sample(0, objects=0, height=20, width=100)
+    labels = torch.zeros(20, 100, dtype=torch.uint8)
+    labels[:, 90:] = 1
+    sample["segmentation"] = tv_tensors.Mask(labels)
+
+    def mixed(share):
+        torch.manual_seed(0)
+        transform = scale_crop(train=True, size=20, scale=[1, 1], max_class_share=share)
+        return sum(len(transform(sample)["segmentation"].unique()) == 2 for _ in range(300)) / 300
+
+    assert mixed(1.0) == pytest.approx(10 / 81, abs=0.06)
+    # one minus ten failures; 0.75 leaves out crops with less than a quarter of either
+    assert mixed(0.999) == pytest.approx(1 - (71 / 81) ** 10, abs=0.08)
+    assert mixed(0.75) < mixed(0.999) - 0.1
+
+    sample["segmentation"] = tv_tensors.Mask(torch.full((20, 100), 255, dtype=torch.uint8))
+    assert scale_crop(train=True, size=20)(sample)["segmentation"].unique().tolist() == [255]
+
+
+def test_elastic_deformation_happens_as_often_as_asked_and_only_in_training():
+    sample = {k: v for k, v in make_sample(0).items() if k not in ("keypoints", "proposals")}
+    sample["segmentation"] = tv_tensors.Mask(torch.zeros(48, 64, dtype=torch.uint8))
+    whole = {"size": 200, "scale": [1, 1], "flip": 0.0, "elastic_sigma": 5.0}
+
+    def deformed(chance, train=True):
+        torch.manual_seed(0)
+        transform = scale_crop(train=train, elastic=chance, **whole)
+        return sum(not torch.equal(transform(sample)["image"], sample["image"]) for _ in range(60))
+
+    assert deformed(1.0) == 60
+    assert 8 < deformed(0.4) < 42
+    assert deformed(0.0) == deformed(1.0, train=False) == 0
+    torch.manual_seed(1)
+    assert 255 in scale_crop(train=True, elastic=1.0, **whole)(sample)["segmentation"]
+    with pytest.raises(ConfigError, match=r"pipeline\.elastic"):
+        scale_crop(train=True, elastic=1.0)(make_sample(0))
+
+
+def test_crops_that_are_not_square_are_not_turned():
+    with pytest.raises(ConfigError, match=r"pipeline\.rotate90"):
+        scale_crop(train=True, size=(64, 32), rotate90=0.5)
+
+
+def test_a_pipeline_tells_the_largest_shape_of_a_batch():
+    assert fixed(train=True, size=40).largest == (40, 40)
+    assert shortest_edge(train=True, max_size=50).largest == (50, 50)
+    assert scale_crop(train=True, size=(64, 32)).largest == (64, 32)
+    assert scale_crop(train=False, max_size=50).largest == (50, 50)
+    assert scale_crop(train=False).largest == (0, 0)
 
 
 def test_pipelines_can_be_sent_to_another_process(build):

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from cvtasks.data import transforms
+from cvtasks.errors import ConfigError
 
 from .samples import FLIP_INDEX, INSTANCE_FIELDS, assert_same, extent, make_sample, plain
 
@@ -198,6 +199,100 @@ def test_colours_change_as_v2_changes_them_where_nothing_is_clipped(factors):
     assert_same(transforms.adjust_color(sample), sample)
 
 
+@FEW
+@given(seed=seeds, hue=st.floats(-0.5, 0.5))
+def test_turning_colours_leaves_grey_as_it_is_and_can_be_undone(seed, hue):
+    sample = make_sample(seed)
+    calm = plain(sample["image"]) // 4 + 96  # nothing is clipped
+    sample["image"] = tv_tensors.Image(calm)
+    turned = transforms.adjust_color(sample, hue=hue)
+    weights = torch.tensor(transforms.GREY)[:, None, None]
+    assert ((plain(turned["image"]) * weights).sum(0) - (calm * weights).sum(0)).abs().max() < 1.1
+    back = transforms.adjust_color(turned, hue=-hue)
+    assert (plain(back["image"]).int() - calm.int()).abs().max() <= 2
+    grey = sample | {"image": tv_tensors.Image(calm[:1].repeat(3, 1, 1))}
+    assert (plain(transforms.adjust_color(grey, hue=hue)["image"]).int() - calm[0].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("hue", [-0.08, 0.08])
+@pytest.mark.parametrize("colour", [(180, 90, 90), (90, 180, 90), (90, 90, 180), (180, 180, 90)])
+def test_colours_turn_the_way_that_v2_turns_them(colour, hue):
+    # Two circles: v2's keeps the largest channel, ours the grey value. Apart from that they go the same way.
+    pixel = torch.tensor(colour, dtype=torch.uint8)[:, None, None].repeat(1, 2, 2)
+    ours = plain(transforms.adjust_color({"image": tv_tensors.Image(pixel)}, hue=hue)["image"])
+    one, two = ((turned.float() - pixel)[:, 0, 0] for turned in (ours, F.adjust_hue(pixel, hue)))
+    two -= (two * torch.tensor(transforms.GREY)).sum()
+    assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.7
+
+
+def test_a_shift_by_whole_pixels_moves_everything_and_leaves_void_behind():
+    # By hand: each pixel comes from 3 to the right and 2 below, so all move 3 to the left and 2 up.
+    sample = make_sample(3, ellipses=False)
+    for name in ("keypoints", "proposals"):
+        del sample[name]
+    moved = transforms.elastic(sample, displacement=torch.tensor([3.0, 2.0])[:, None, None].repeat(1, 3, 3))
+    assert torch.equal(plain(moved["image"])[:, :46, :61], plain(sample["image"])[:, 2:, 3:])
+    assert torch.equal(plain(moved["segmentation"])[:46, :61], plain(sample["segmentation"])[2:, 3:])
+    assert (moved["segmentation"][46:] == 255).all()
+    assert (moved["segmentation"][:, 61:] == 255).all()
+    assert torch.equal(plain(moved["masks"])[:, :46, :61], plain(sample["masks"])[:, 2:, 3:])
+    assert not moved["masks"][:, 46:].any()
+    for box, mask in zip(moved["boxes"], moved["masks"], strict=True):
+        assert box.tolist() == (extent(plain(mask)) if mask.any() else [0, 0, 0, 0])
+
+
+@FEW
+@given(seed=seeds)
+def test_pixels_labels_and_masks_are_deformed_alike(seed):
+    # An image that shows its own label map, in large patches, still shows it.
+    patches = torch.randint(0, 3, (6, 8), generator=torch.Generator().manual_seed(seed))
+    labels = patches.repeat_interleave(16, 0).repeat_interleave(16, 1).to(torch.uint8)
+    sample = {
+        "image": tv_tensors.Image((labels * 100).expand(3, -1, -1)),
+        "segmentation": tv_tensors.Mask(labels),
+        "masks": tv_tensors.Mask(labels == torch.arange(3)[:, None, None]),
+    }
+    torch.manual_seed(seed)
+    moved = transforms.elastic(sample, displacement=4 * torch.randn(2, 3, 3))
+    shown, labels = plain(moved["image"])[0], plain(moved["segmentation"])
+    inside = labels != 255
+    agree = (shown.float() / 100).round()[inside] == labels[inside]
+    assert agree.float().mean() > 0.93  # but for the seams of patches
+    assert torch.equal(plain(moved["masks"])[:, inside], labels[inside] == torch.arange(3)[:, None])
+    assert not plain(moved["masks"])[:, ~inside].any()
+
+
+def test_between_the_points_of_the_grid_a_deformation_is_bicubic():
+    # Oracle: torch's own interpolation of the displacements, read off an image that holds its x coordinate.
+    displacement = torch.zeros(2, 3, 3)
+    displacement[0] = torch.tensor([[0.0, 4, 1], [2, -5, 3], [1, 0, -2]])
+    sample = {"image": tv_tensors.Image((torch.arange(200) + 20).to(torch.uint8).expand(3, 60, 200))}
+    moved = plain(transforms.elastic(sample, displacement=displacement)["image"])[0].float()
+    shift = torch.nn.functional.interpolate(
+        displacement[None], (60, 200), mode="bicubic", align_corners=True
+    )[0, 0]
+    inside = slice(8, 192)
+    assert (moved - (torch.arange(200) + 20 + shift))[:, inside].abs().max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("without", "what"), [("masks", "boxes without masks"), ("segmentation", "keypoints or proposals")]
+)
+def test_a_deformation_refuses_what_it_cannot_move(without, what):
+    sample = make_sample(0)
+    del sample[without]
+    if without == "masks":
+        del sample["keypoints"], sample["proposals"]
+    with pytest.raises(ConfigError, match=rf"pipeline\.elastic cannot move {what}"):
+        transforms.elastic(sample, displacement=torch.zeros(2, 3, 3))
+
+
+def test_the_share_of_the_largest_class_does_not_count_void():
+    label_map = tv_tensors.Mask(torch.tensor([[0, 0, 1, 255], [0, 255, 255, 255]], dtype=torch.uint8))
+    assert transforms.class_share(label_map) == 0.75
+    assert transforms.class_share(label_map[:, 3:]) == transforms.class_share(label_map[:, :1]) == 1.0
+
+
 def test_no_step_changes_the_sample_it_was_given():
     sample = make_sample(7)
     before = copy.deepcopy(sample)
@@ -206,4 +301,8 @@ def test_no_step_changes_the_sample_it_was_given():
     transforms.crop_resize(sample, window=(10, 10, 40, 40), size=(20, 20))
     transforms.drop_small(sample, min_box=20)
     transforms.adjust_color(sample, brightness=2.0)
+    transforms.elastic(
+        {k: v for k, v in sample.items() if k not in ("keypoints", "proposals")},
+        displacement=torch.ones(2, 3, 3),
+    )
     assert_same(sample, before)
