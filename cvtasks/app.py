@@ -18,6 +18,7 @@ from cvtasks.assembly import (
     as_yaml,
     build_task,
     build_transform,
+    count_class_weights,
     open_readers,
     start_from,
 )
@@ -52,6 +53,7 @@ def train(cfg: Config, *, sources: Mapping[str, str] | None = None) -> float | N
             if cfg["backbone"].get("norm") == "auto" and any(k.endswith("running_var") for k in weights[0]):
                 # Written out, as evaluating this run later will not know where its weights came from.
                 cfg["backbone"]["norm"] = "frozen"
+        cfg = count_class_weights(cfg, train_reader)
         seed_all(cfg["seed"], "model")
         task = build_task(cfg, train_reader.classes, val_reader.classes)
         notes = []
@@ -134,7 +136,7 @@ def _train_in(
                 progress=progress,
                 processes=processes,
             )
-        run.say(f"step {step}: {_headline(metrics)}")
+        run.say(f"step {step}: {_headline(metrics, task.monitor)}")
         if processes.first:
             sheet = draw_samples(run.folder, cfg, setup, task, val_reader)
             run.picture("predictions", report.as_tensor(sheet), step)
@@ -227,8 +229,10 @@ def _refuse_other_optimizer(folder: Path, cfg: Config, content: Mapping[str, Any
         )
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
-    shown = ("box/AP", "box/AP50", "box/AP75", "val/loss")
+def _headline(metrics: Mapping[str, float], monitor: str) -> str:
+    """What is monitored, the evaluator's first three numbers, and the validation loss."""
+    telling = [name for name in metrics if name.count("/") == 1 and not name.startswith("val/")][:3]
+    shown = dict.fromkeys((monitor, *telling, "val/loss"))
     return ", ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
 
 

@@ -5,9 +5,12 @@ What is run is the worst batch that can come: copies of the image with the most 
 
 from __future__ import annotations
 
-from cvtasks.assembly import Config, Setup, build_task, build_transform, open_readers
+import math
+
+from cvtasks.assembly import Config, Setup, build_task, build_transform, count_class_weights, open_readers
 from cvtasks.config.build import build
 from cvtasks.data.collate import collate
+from cvtasks.data.transforms import crop_resize, image_size
 from cvtasks.engine.distributed import ALONE, from_environment, joined
 from cvtasks.engine.evaluation import judging
 from cvtasks.engine.learner import Learner
@@ -28,12 +31,13 @@ def largest(cfg: Config) -> int:
             f"loader.batch_size=auto cannot measure the memory of {setup.device} here; type a number"
         )
     train_reader, val_reader = open_readers(cfg, setup)
+    cfg = count_class_weights(cfg, train_reader)
     task = build_task(cfg, train_reader.classes, val_reader.classes)
     setup.place(task.model)
     optimizer = build(cfg["optimizer"], model=task.model)
     scheduler = build(cfg["scheduler"], optimizer=optimizer, max_steps=2)
     learner = Learner(task, optimizer, scheduler, setup.engine, precision=setup.precision, processes=ALONE)
-    train_sample, val_sample = (_worst(cfg, reader) for reader in (train_reader, val_reader))
+    train_sample, val_sample = _worst(cfg, train_reader, train=True), _worst(cfg, val_reader, train=False)
 
     def run(images: int) -> None:
         judged = collate([val_sample] * (setup.loader.eval_batch_size or images)).to(setup.device)
@@ -54,10 +58,18 @@ def largest(cfg: Config) -> int:
     return found
 
 
-def _worst(cfg: Config, reader: Reader) -> Sample:
-    """The image with the most objects, to be padded to the pipeline's largest shape."""
-    transform = build_transform(cfg, reader, train=False)
-    crowded = max(range(len(reader)), key=lambda index: len(reader.truth(index).get("labels", ())))
-    sample = transform(reader[crowded])
+def _worst(cfg: Config, reader: Reader, *, train: bool) -> Sample:
+    """The image with the most objects, or the largest, to be cut or padded to the pipeline's largest shape."""
+
+    def size(index: int) -> tuple[int, int]:
+        truth = reader.truth(index)
+        return len(truth.get("labels", ())), math.prod(truth["orig_size"])
+
+    sample = build_transform(cfg, reader, train=False)(reader[max(range(len(reader)), key=size)])
     # A pipeline of the user's own may not know its largest shape.
-    return sample | {"pad_to": getattr(transform, "largest", sample.get("pad_to", (0, 0)))}
+    transform = build_transform(cfg, reader, train=train)
+    shape: tuple[int, int] = getattr(transform, "largest", None) or sample.get("pad_to") or (0, 0)
+    if train and shape != (0, 0):
+        height, width = map(min, shape, image_size(sample))
+        sample = crop_resize(sample, window=(0, 0, width, height), size=(height, width))
+    return sample | {"pad_to": shape}

@@ -6,6 +6,7 @@ Every function takes the resolved configuration as a plain dict (`config.compose
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -14,31 +15,34 @@ from typing import Any
 import torch
 
 from cvtasks.assembly import Config, Setup, as_yaml, build_task, build_transform, open_reader
-from cvtasks.config.build import build
+from cvtasks.config.build import build, locate
 from cvtasks.data.collate import collate
 from cvtasks.data.images import find_images, read_image
 from cvtasks.engine import checkpoint as checkpoints
 from cvtasks.engine.distributed import joined
 from cvtasks.engine.evaluation import evaluate as evaluate_model
+from cvtasks.engine.memory import out_of_memory_named
 from cvtasks.engine.progress import Progress
 from cvtasks.engine.run import write_json
 from cvtasks.errors import ConfigError, DataError
+from cvtasks.metrics.label_folder import LabelFolder
+from cvtasks.metrics.records import describe, summary
 from cvtasks.metrics.results import read_results
 from cvtasks.nn import zoo
-from cvtasks.types import Reader, Sample, Task
+from cvtasks.types import Evaluator, Reader, Sample, Task
 from cvtasks.viz import report
-from cvtasks.viz.overlays import draw_detections
+from cvtasks.viz.overlays import draw
 
 SHOWN_IMAGES = 8
 """Images in the picture of sample predictions"""
 SHOWN_CLASSES = 30
-"""Up to so many classes, the summary names each one's AP"""
+"""Up to so many classes, the summary has each one's number"""
 
 
 def evaluate(cfg: Config) -> float | None:
-    """Judge a checkpoint, or another tool's results file, on the validation split; returns the monitored metric."""
+    """Judge a checkpoint, or another tool's predictions, on the validation split; returns the monitored metric."""
     if cfg["predictions"] is not None:
-        return _evaluate_file(cfg)
+        return _evaluate_written(cfg)
     with joined() as processes:
         setup = Setup.of(cfg, processes)
         content = checkpoints.load(cfg["checkpoint"])
@@ -98,42 +102,60 @@ def predict(cfg: Config) -> None:
                 continue
             sample: Sample = {"image": image, "image_id": str(path), "orig_size": tuple(image.shape[-2:])}
             batch = collate([transform(sample)]).to(setup.device)
-            with torch.no_grad(), setup.precision.autocast():
+            named = out_of_memory_named("predict", batch, key="loader.eval_batch_size")
+            with named, torch.no_grad(), setup.precision.autocast():
                 found = report.above(model.predict(batch)[0], cfg["score_threshold"])
-            boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
-            draw_detections(image, boxes, labels, scores, classes).save(folder / f"{name}.png")
+            draw(image, found, classes).save(folder / f"{name}.png")
             height, width = image.shape[-2:]
-            objects = [
-                {
-                    "class": classes.names[label],
-                    "category_id": classes.category_ids[label],
-                    "score": score,
-                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                }
-                for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True)
-            ]
-            records.append({"file": str(path), "width": width, "height": height, "objects": objects})
+            about = {"file": str(path), "width": width, "height": height}
+            records.append(about | describe(found, classes, folder=folder, name=name))
     write_json(folder / "predictions.json", {"classes": list(classes.names), "images": records})
-    count = sum(len(record["objects"]) for record in records)
-    print(
-        f"{count} objects in {len(records)} images with a score of {cfg['score_threshold']} or more: {folder}"
-    )
+    print(f"{summary(records, score=cfg['score_threshold'])}: {folder}")
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise DataError(f"{broken[0]}{more}; the other {len(records)} images are done")
 
 
-def _evaluate_file(cfg: Config) -> float | None:
-    reader = open_reader(cfg | {"task": cfg["task"] or {"requires": ["boxes", "labels", "ignore"]}}, "val")
-    truth = [reader.truth(index) for index in range(len(reader))]
-    results = read_results(Path(cfg["predictions"]), reader.classes, [t["image_id"] for t in truth])
-    for note in (*reader.notes, *results.notes):
-        print(note)
+def _evaluate_written(cfg: Config) -> float | None:
+    """Judge a results file, or a folder of label maps."""
+    path = Path(cfg["predictions"])
+    if not path.exists():
+        raise ConfigError(f"predictions={path}: there is no such file or folder")
+    judged: frozenset[str] = getattr(locate(cfg["evaluator"]["_target_"]), "judges", frozenset())
+    what, field, read = "a results file", "boxes", _read_objects
+    if path.is_dir():
+        what, field, read = "a folder of label maps", "segmentation", _read_label_maps
+    if field not in judged:
+        raise ConfigError(
+            f"predictions={path} is {what}, and evaluator={cfg['evaluator']['name']} judges "
+            f"{', '.join(sorted(judged))}; choose another evaluator= (cvtasks list evaluators)"
+        )
+    reader = open_reader(cfg | {"task": cfg["task"] or {"requires": judged}}, "val")
     evaluator = build(cfg["evaluator"], classes=reader.classes)
-    evaluator.update([results.predictions[t["image_id"]] for t in truth], truth)
+    notes = read(path, reader, evaluator)
+    for note in (*reader.notes, *notes):
+        print(note)
     metrics = evaluator.compute()
     write_evaluation(_output_folder(cfg, "eval"), cfg, evaluator, metrics)
-    return metrics.get("box/AP")
+    return metrics.get(cfg["task"]["monitor"] if cfg["task"] else next(iter(metrics)))
+
+
+def _read_label_maps(path: Path, reader: Reader, evaluator: Evaluator) -> list[str]:
+    """Image by image: the label maps of a large data set do not fit into memory."""
+    folder = LabelFolder(path, reader.classes)
+    with Progress(len(reader), title="evaluate", unit="image") as progress:
+        for index in range(len(reader)):
+            truth = reader.truth(index)
+            evaluator.update([folder.prediction(truth)], [truth])
+            progress.advance()
+    return folder.notes()
+
+
+def _read_objects(path: Path, reader: Reader, evaluator: Evaluator) -> list[str]:
+    truth = [reader.truth(index) for index in range(len(reader))]
+    results = read_results(path, reader.classes, [t["image_id"] for t in truth])
+    evaluator.update([results.predictions[t["image_id"]] for t in truth], truth)
+    return results.notes
 
 
 def write_evaluation(
@@ -147,9 +169,9 @@ def write_evaluation(
     report.draw_evaluation(evaluator.plot_data(), folder / "plots")
     write_json(folder / "metrics.json", dict(metrics))  # the last: where it is, all is
     whole = {name: value for name, value in metrics.items() if name.count("/") == 1}
-    per_class = {name: value for name, value in metrics.items() if name.startswith("box/AP/")}
+    per_class = {k: value for k, value in metrics.items() if k not in whole and not k.startswith("val/")}
     for name, value in (whole | (per_class if len(per_class) <= SHOWN_CLASSES else {})).items():
-        say(f"  {name:<24} {value:.4f}")
+        say(f"  {name:<24} {'-' if math.isnan(value) else f'{value:.4f}'}")
     say(f"written: {folder / 'metrics.json'}")
 
 

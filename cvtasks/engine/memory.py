@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ SHOWN_IMAGES = 8
 """Image ids in a message"""
 SHARE = 0.85
 """Of the free memory, to be filled by the worst batch: fragmentation takes the rest"""
+T = TypeVar("T")
 _WORDS = ("can't allocate memory", "out of memory", "could not create a memory object")
 """What torch's CPU allocator, CUDA libraries and oneDNN say; only CUDA's allocator has an exception of its own."""
 
@@ -51,6 +53,21 @@ def out_of_memory_named(
             f"{when}: out of memory with {size} images of {height}x{width} pixels{objects} (images {shown}); "
             f"type {instead}"
         ) from None
+
+
+def peak_of(work: Callable[[], T], device: torch.device) -> tuple[T, int | None]:
+    """What the work returns, and the bytes that it took at its peak beyond those in use before.
+
+    None where this system does not tell. On a CPU they are resident memory: what an earlier piece of work left to the
+    allocator is used again, and not seen.
+    """
+    if not can_measure(device):
+        return work(), None
+    _release(device)
+    before = _used(device, peak=False)
+    _forget_peak(device)
+    result = work()
+    return result, max(0, _used(device, peak=True) - before)
 
 
 def largest_batch(run: Callable[[int], None], device: torch.device, *, most: int, sharing: int = 1) -> int:

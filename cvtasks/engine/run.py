@@ -32,7 +32,7 @@ class Run:
         self.folder = folder
         for name in ("checkpoints", "plots"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
+        self._lock = lock(folder)
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._log = (folder / "train.log").open("a", encoding="utf-8")
         self._purge: int | None = None
@@ -46,7 +46,7 @@ class Run:
         A run that was stopped before its first checkpoint is none: `fit` begins it anew.
         """
         if run_dir is None:
-            return cls(_new_folder(RUNS / task / dataset))
+            return cls(new_folder(RUNS / task / dataset))
         folder = Path(run_dir)
         if any((folder / "checkpoints" / name).exists() for name in (BEST, LAST, PREVIOUS)):
             raise ConfigError(
@@ -172,7 +172,7 @@ def write_json(path: Path, values: Any) -> None:
     write_atomically(path, (json.dumps(_json(values), indent=2) + "\n").encode())
 
 
-def _new_folder(parent: Path) -> Path:
+def new_folder(parent: Path) -> Path:
     """`parent/<date>_<time>`, with a number behind it for the second run that starts in the same second."""
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def _new_folder(parent: Path) -> Path:
     raise AssertionError(f"10,000 runs in one second below {parent}")
 
 
-def _lock(folder: Path) -> Any:
+def lock(folder: Path) -> Any:
     """Hold the folder until the process ends, however it ends. Raises ConfigError where another one holds it.
 
     A record lock, not flock: forked loader workers do not inherit it, so it ends with this process even if they live

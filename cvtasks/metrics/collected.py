@@ -14,34 +14,45 @@ Objects: TypeAlias = dict[str, np.ndarray]
 
 
 class Collected:
-    """Truth and predictions by image id. An image seen twice (a distributed sampler pads) counts once."""
+    """Named tables by image id, such as its truth and its predictions.
+
+    An image seen twice (a distributed sampler pads) counts once.
+    """
 
     def __init__(self) -> None:
-        self._images: dict[ImageId, tuple[Objects, Objects]] = {}
+        self._images: dict[ImageId, dict[str, Objects]] = {}
 
-    def add(self, image_id: ImageId, truth: Objects, predictions: Objects) -> None:
-        self._images.setdefault(image_id, (truth, predictions))
+    def __len__(self) -> int:
+        return len(self._images)
 
-    def by_image(self) -> tuple[list[ImageId], list[Objects], list[Objects]]:
-        """Image ids in ascending order (numbers before names), truth and predictions in that order."""
-        ids = sorted(self._images, key=lambda i: (isinstance(i, str), i))
-        return ids, [self._images[i][0] for i in ids], [self._images[i][1] for i in ids]
+    def __contains__(self, image_id: ImageId) -> bool:
+        return image_id in self._images
+
+    def add(self, image_id: ImageId, **tables: Objects) -> None:
+        """Every image has tables of the same names and columns."""
+        self._images.setdefault(image_id, tables)
+
+    def ids(self) -> list[ImageId]:
+        """Ascending, numbers before names."""
+        return sorted(self._images, key=lambda i: (isinstance(i, str), i))
+
+    def by_image(self, table: str) -> list[Objects]:
+        """The table of each image, in the order of `ids`."""
+        return [self._images[i][table] for i in self.ids()]
 
     def state(self) -> dict[str, Any]:
         """Few, long arrays: each column of all images in one, with the number of objects of each image."""
-        ids, truth, predictions = self.by_image()
-        return {"image_ids": ids, "truth": _pack(truth), "predictions": _pack(predictions)}
+        names = next(iter(self._images.values()), {})
+        return {"image_ids": self.ids(), "tables": {name: _pack(self.by_image(name)) for name in names}}
 
     def merge(self, states: Iterable[dict[str, Any]]) -> None:
         for state in states:
-            packed = _unpack(state["truth"]), _unpack(state["predictions"])
-            for image_id, truth, predictions in zip(state["image_ids"], *packed, strict=True):
-                self.add(image_id, truth, predictions)
+            tables = {name: _unpack(packed) for name, packed in state["tables"].items()}
+            for position, image_id in enumerate(state["image_ids"]):
+                self.add(image_id, **{name: images[position] for name, images in tables.items()})
 
 
 def _pack(images: list[Objects]) -> Objects:
-    if not images:
-        return {"count": np.zeros(0, np.int64)}
     count = np.array([len(next(iter(objects.values()))) for objects in images])
     return {"count": count} | {name: np.concatenate([i[name] for i in images]) for name in images[0]}
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class DetectionEvaluator:
         for boxes kept as VOC's files write them; not for continuous ones, where the last pixel ends at x2.
     """
 
+    judges: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "ignore"})
+
     def __init__(self, *, classes: ClassInfo, voc_inclusive: bool = False) -> None:
         self.classes = classes
         self.voc_inclusive = voc_inclusive
@@ -40,7 +42,9 @@ class DetectionEvaluator:
         """Adds images. Boxes that are not finite, or have a negative size, are left out with a warning."""
         for prediction, labels in zip(predictions, truth, strict=True):
             image_id = labels["image_id"]
-            self._collected.add(image_id, _truth_columns(labels), _prediction_columns(prediction, image_id))
+            self._collected.add(
+                image_id, truth=_truth_columns(labels), predictions=_prediction_columns(prediction, image_id)
+            )
 
     def state(self) -> dict[str, Any]:
         return self._collected.state()
@@ -51,7 +55,7 @@ class DetectionEvaluator:
 
     def compute(self) -> dict[str, float]:
         """`box/` + COCO's names, `box/AP/<class>`, `box/VOC07_mAP`, `box/VOC_mAP`; NaN where undefined."""
-        _, truth, predictions = self._collected.by_image()
+        truth, predictions = self._collected.by_image("truth"), self._collected.by_image("predictions")
         num_classes = len(self.classes)
         result = coco.evaluate(truth, predictions, num_classes=num_classes)
         voc_result = voc.evaluate(
@@ -72,7 +76,7 @@ class DetectionEvaluator:
 
         Evaluated again, by this class or by pycocotools, the file gives the same numbers.
         """
-        ids, _, predictions = self._collected.by_image()
+        ids, predictions = self._collected.ids(), self._collected.by_image("predictions")
         category_ids = np.array(self.classes.category_ids, np.int64)
         results = [
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}

@@ -70,7 +70,7 @@ def _load(path: Path) -> list[Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(
-            f"results {path}: cannot be read ({error.strerror}); give a COCO results file"
+            f"results {path}: cannot be read ({error.strerror}); give a COCO results file, or a folder of label PNGs"
         ) from error
     except RecursionError as error:
         raise DataError(f"results {path}: nested too deeply; expected a list of results") from error

@@ -1,61 +1,34 @@
-"""Pictures with what is in them drawn on: predictions, truth, and sheets of several."""
+"""Images with what is said of them drawn on, truth or prediction, and sheets of several.
+
+A field of `Sample` or `Prediction` that can be seen has a function in `LAYERS`; a new one needs one more.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cvtasks.types import ClassInfo
-from cvtasks.viz.colors import GREY, Color, class_color, text_color
+from cvtasks.viz.canvas import Canvas, Line, Picture, as_array, shortened
+from cvtasks.viz.colors import GREY, INK, VOID_COLOR, class_colors
 
-Picture: TypeAlias = Any
-"""A uint8 [3, H, W] tensor or array, or a PIL image."""
-
-Rectangle: TypeAlias = tuple[float, float, float, float]
-"""x1, y1, x2, y2"""
-
-Line: TypeAlias = Literal["bold", "thin", "dashed"]
-
-_INK = (38, 38, 38)
+_MOST_ENTRIES = 24
+"""More classes than this are too many for a legend."""
 
 
-def draw_detections(
-    image: Picture, boxes: Any, labels: Any, scores: Any | None, classes: ClassInfo
-) -> Image.Image:
-    """The image with `boxes` [N, 4], each named, with its score if there are `scores` [N].
+def draw(image: Picture, labels: Mapping[str, Any], classes: ClassInfo) -> Image.Image:
+    """The image with all fields of `labels` that can be seen, in the image's pixels.
 
-    Small images are enlarged, so that names can be read. The best detections get the best places for theirs.
+    With `scores` it is a prediction, and its lines are bold. Small images are enlarged, so that names can be read.
     """
-    canvas = Canvas(image, num_labels=len(boxes))
-    boxes, labels = _array(boxes).reshape(-1, 4), _array(labels)
-    scores = None if scores is None else _array(scores)
-    for i in np.argsort(-_areas(boxes), kind="stable"):  # large ones first: they do not hide the small ones
-        canvas.box(boxes[i], class_color(int(labels[i])), line="bold")
-    for i in range(len(boxes)) if scores is None else np.argsort(-scores, kind="stable"):
-        name = classes.names[int(labels[i])]
-        canvas.label(
-            name if scores is None else f"{name} {scores[i]:.2f}", boxes[i], class_color(int(labels[i]))
-        )
-    return canvas.image
-
-
-def draw_truth(
-    image: Picture, boxes: Any, labels: Any, classes: ClassInfo, *, ignore: Any | None = None
-) -> Image.Image:
-    """The image with its labels in thin lines; what is ignored (crowd, difficult) is grey and dashed."""
-    canvas = Canvas(image, num_labels=len(boxes))
-    boxes, labels = _array(boxes).reshape(-1, 4), _array(labels)
-    ignored = np.zeros(len(boxes), np.bool_) if ignore is None else _array(ignore)
-    colors = [GREY if ignored[i] else class_color(int(labels[i])) for i in range(len(boxes))]
-    for i in np.argsort(-_areas(boxes), kind="stable"):
-        canvas.box(boxes[i], colors[i], line="dashed" if ignored[i] else "thin")
-    for i in range(len(boxes)):
-        canvas.label(classes.names[int(labels[i])], boxes[i], colors[i])
-    return canvas.image
+    canvas = Canvas(image, num_labels=len(labels.get("boxes", ())))
+    for field, layer in LAYERS.items():
+        if field in labels:
+            layer(canvas, labels, classes)
+    return canvas.finished()
 
 
 def contact_sheet(
@@ -78,129 +51,56 @@ def contact_sheet(
         for i, image in enumerate(row):
             x = gap + i * (width + gap)
             if titles is not None:
-                title = _shortened(titles[n * columns + i], font, width)
-                draw.text((x, y + heading * 0.45), title, fill=_INK, font=font, anchor="lm")
+                title = shortened(titles[n * columns + i], font, width)
+                draw.text((x, y + heading * 0.45), title, fill=INK, font=font, anchor="lm")
             sheet.paste(image, (x, y + heading))
         y += height + gap
     return sheet
 
 
-class Canvas:
-    """A picture that is drawn on, in the coordinates of the original image, whatever it was enlarged by."""
-
-    def __init__(self, image: Picture, *, num_labels: int = 0, min_side: int = 480) -> None:
-        """min_side: the longer side is enlarged to at least this. Many labels are written smaller."""
-        picture = _pil(image)
-        self.scale = max(1.0, min_side / max(picture.size))
-        size = (round(picture.width * self.scale), round(picture.height * self.scale))
-        self.image = picture.resize(size, Image.Resampling.BICUBIC) if self.scale > 1 else picture
-        longer = max(size)
-        crowding = 1.0 if num_labels <= 12 else 0.85 if num_labels <= 30 else 0.7
-        self._line = max(3, round(longer / 240))
-        self._font: Any = ImageFont.load_default(max(11.0, crowding * longer / 36))
-        self._draw = ImageDraw.Draw(self.image, "RGBA")
-        self._tags: list[Rectangle] = []
-
-    def box(self, box: Any, color: Color, *, line: Line) -> None:
-        """A frame around `box`, on a dark edge that separates it from a background of its own colour."""
-        width = self._line if line == "bold" else max(2, self._line // 2)
-        x1, y1, x2, y2 = self._inside(box)
-        for grow, ink in ((1, (0, 0, 0, 130)), (0, color)):
-            low, high = width // 2 + grow, width - 1 - width // 2 + grow
-            frame = (x1 - low, y1 - low, x2 + high, y2 + high)
-            if line == "dashed" and not grow:
-                self._dashes(frame, width, color)
-            else:
-                self._draw.rectangle(frame, outline=ink, width=width + 2 * grow)
-
-    def label(self, text: str, box: Any, color: Color) -> None:
-        """`text` on a tag beside `box`, inside the picture and where it covers the others least.
-
-        Where it would hide in a pile of tags, it is left out; the frame's colour still tells the class.
-        """
-        pad = max(2, round(self._font.size / 5))
-        text = _shortened(text, self._font, self.image.width - 2 * pad)
-        ascent, descent = self._font.getmetrics()
-        width, height = math.ceil(self._font.getlength(text)) + 2 * pad, ascent + descent + pad
-        tags = self._places(self._inside(box), width, height)
-        covered = [sum(_overlap(tag, other) for other in self._tags) for tag in tags]
-        best = covered.index(min(covered))  # the first of equals
-        if covered[best] > 0.25 * width * height:
-            return
-        x1, y1, x2, y2 = tags[best]
-        self._tags.append(tags[best])
-        self._draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=(*color, 235))
-        self._draw.text((x1 + pad, (y1 + y2) / 2), text, fill=text_color(color), font=self._font, anchor="lm")
-
-    def _places(self, box: Rectangle, width: int, height: int) -> list[Rectangle]:
-        """Where a tag may stand, best first: above, below, inside, beside; moved into the picture."""
-        x1, y1, x2, y2 = box
-        edge = self._line // 2 + 1
-        left, right, top, bottom = x1 - edge, x2 + edge, y1 - edge, y2 + edge
-        corners = [
-            (left, top - height), (left, bottom), (right - width, top - height), (right - width, bottom),
-            (left, top), (right - width, top), (left, bottom - height), (right - width, bottom - height),
-            (right, top), (left - width, top),
-        ]  # fmt: skip
-        places = [
-            (max(0, min(x, self.image.width - width)), max(0, min(y, self.image.height - height)))
-            for x, y in corners
-            if -2 * edge <= y <= self.image.height - height + 2 * edge
-        ]
-        return [(x, y, x + width, y + height) for x, y in places or [(0, 0)]]
-
-    def _inside(self, box: Any) -> tuple[int, int, int, int]:
-        """The box in the picture's pixels, cut at the picture's border."""
-        corners = np.nan_to_num(np.asarray(box, np.float64) * self.scale)
-        limits = [self.image.width - 1, self.image.height - 1] * 2
-        x1, y1, x2, y2 = np.clip(np.round(corners), 0, limits).astype(int).tolist()
-        return x1, y1, max(x1, x2), max(y1, y2)
-
-    def _dashes(self, frame: Rectangle, width: int, color: Color) -> None:
-        x1, y1, x2, y2 = frame
-        dash = 4 * width + 2
-        for x in np.arange(x1, x2, 2 * dash):
-            for y in (y1, y2 - width + 1):
-                self._draw.rectangle((x, y, min(x + dash, x2), y + width - 1), fill=color)
-        for y in np.arange(y1, y2, 2 * dash):
-            for x in (x1, x2 - width + 1):
-                self._draw.rectangle((x, y, x + width - 1, min(y + dash, y2)), fill=color)
+def _label_map(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> None:
+    """Tinted pixels, and a legend of the classes that occur, the largest first; 255 is void."""
+    label_map = as_array(labels["segmentation"])
+    colors, names = class_colors(classes), classes.names
+    palette = np.full((256, 3), VOID_COLOR, np.uint8)
+    palette[: len(colors)] = colors
+    canvas.label_map(label_map, palette)
+    pixels = np.bincount(label_map.reshape(-1), minlength=256)
+    present = [k for k in np.argsort(-pixels, kind="stable").tolist() if pixels[k]]
+    for k in present[:_MOST_ENTRIES]:
+        canvas.legend(*((names[k], colors[k]) if k < len(names) else ("void", VOID_COLOR)))
+    if len(present) > _MOST_ENTRIES:
+        canvas.legend(f"and {len(present) - _MOST_ENTRIES} more", (255, 255, 255))
 
 
-def _pil(image: Picture) -> Image.Image:
-    """A copy in RGB that may be drawn on."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB") if image.mode != "RGB" else image.copy()
-    array = _array(image)
-    assert array.dtype == np.uint8, array.dtype
-    assert array.ndim == 3, array.shape
-    assert array.shape[0] == 3, array.shape
-    return Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+def _boxes(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> None:
+    """Frames with names. What truth ignores (crowd, difficult) is grey and dashed; the best detections get the best
+    places for their names."""
+    boxes, classes_of = as_array(labels["boxes"]).reshape(-1, 4), as_array(labels["labels"])
+    scores = as_array(labels["scores"]) if "scores" in labels else None
+    ignored = as_array(labels["ignore"]) if "ignore" in labels else np.zeros(len(boxes), np.bool_)
+    palette = class_colors(classes)
+    colors = [GREY if ignored[i] else palette[int(classes_of[i])] for i in range(len(boxes))]
+    for i in np.argsort(-_areas(boxes), kind="stable"):  # large ones first: they do not hide the small ones
+        line: Line = "dashed" if ignored[i] else "thin" if scores is None else "bold"
+        canvas.box(boxes[i], colors[i], line=line)
+    for i in range(len(boxes)) if scores is None else np.argsort(-scores, kind="stable"):
+        name = classes.names[int(classes_of[i])]
+        canvas.label(name if scores is None else f"{name} {scores[i]:.2f}", boxes[i], colors[i])
 
 
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+LAYERS: dict[str, Callable[[Canvas, Mapping[str, Any], ClassInfo], None]] = {
+    "segmentation": _label_map,
+    "boxes": _boxes,
+}
+"""What can be seen of a field, from the ground up"""
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _overlap(a: Rectangle, b: Rectangle) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
 def _fitted(image: Image.Image, cell: int) -> Image.Image:
     factor = cell / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-
-
-def _shortened(text: str, font: Any, width: float) -> str:
-    """`text`, or as much of it as `width` pixels hold, and an ellipsis."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

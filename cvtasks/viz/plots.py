@@ -5,6 +5,7 @@ Every function takes plain data and the path to write. Numbers that are missing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from cvtasks.viz.colors import class_color, luminance
 Record: TypeAlias = Mapping[str, Any]
 """One line of metrics.jsonl: `step`, and flat names of numbers."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "figure.dpi": 150, "savefig.dpi": 150, "figure.constrained_layout.use": True,
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666", "axes.axisbelow": True,
@@ -27,6 +28,8 @@ _BLACK = "#222222"
 _HEADLINES = ("AP", "AP50", "AP75", "mIoU", "pixel_accuracy", "accuracy", "top1", "PCK@0.2", "PCP")
 _MOST_CURVES = 12
 """More lines than this in one plot cannot be told apart."""
+_MOST_NUMBERS = 25
+"""More rows and columns of numbers than this cannot be read."""
 
 
 def losses(records: Sequence[Record], path: Path) -> None:
@@ -80,21 +83,41 @@ def precision_recall(data: Mapping[str, Any], path: Path) -> None:
 
 
 def per_class_ap(data: Mapping[str, float], path: Path) -> None:
-    """A bar for each class, best first."""
-    ordered = sorted(data.items(), key=lambda item: item[1], reverse=True)
-    index = {name: i for i, name in enumerate(data)}
-    with _figure(path, height=1.2 + 0.2 * max(len(ordered), 4)) as (axes,):
-        names, values = [name for name, _ in ordered], [value for _, value in ordered]
-        rows = range(len(ordered))
-        many = len(ordered) > _MOST_CURVES
-        colors = [_line_color(0) if many else _on_white(index[name]) for name in names]
-        axes.barh(rows, values, color=colors, height=0.75)
-        for row, value in zip(rows, values, strict=True):
-            axes.text(value + 0.008, row, f"{value:.3f}", va="center", fontsize=7.5, color=_BLACK)
-        axes.set_yticks(rows, names)
-        axes.set_ylim(len(ordered) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.set(title="AP of each class", xlabel="AP (IoU 0.50:0.95)", xlim=(0, 1.08))
+    _per_class(data, path, title="AP of each class", xlabel="AP (IoU 0.50:0.95)")
+
+
+def per_class_iou(data: Mapping[str, float], path: Path) -> None:
+    _per_class(data, path, title="IoU of each class", xlabel="IoU")
+
+
+def confusion_matrix(data: Mapping[str, Any], path: Path) -> None:
+    """`classes` (K names) and `shares` [K, K]: of the pixels of a class (row), the part found as each (column).
+
+    The row of a class that truth does not have is empty (NaN).
+    """
+    import matplotlib
+
+    names, shares = data["classes"], data["shares"]
+    count = len(names)
+    side = 2.2 + min(max(count, 4) * 0.42, 9)
+    size = max(3.0, min(8.0, 260 / max(count, 1)))
+    with _figure(path, width=side + 0.8, height=side) as (axes,):
+        image = axes.imshow(
+            shares, cmap=matplotlib.colormaps["Blues"].with_extremes(bad="#eeeeee"), vmin=0, vmax=1
+        )
+        axes.figure.colorbar(image, shrink=0.7, label="share of the true class's pixels")
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
+        axes.grid(visible=False)
+        axes.set(title="Confusion of classes", xlabel="found", ylabel="truth")
+        if count <= _MOST_NUMBERS:
+            for row, values in enumerate(shares):
+                for column, share in enumerate(values):
+                    if share >= 0.005:  # NaN is not
+                        color = "white" if share > 0.6 else _BLACK
+                        axes.text(
+                            column, row, f"{share:.2f}", ha="center", va="center", fontsize=6, color=color
+                        )
 
 
 RECORD_PLOTS: dict[str, Callable[[Sequence[Record], Path], None]] = {
@@ -107,8 +130,29 @@ RECORD_PLOTS: dict[str, Callable[[Sequence[Record], Path], None]] = {
 PLOTS: dict[str, Callable[[Any, Path], None]] = {
     "precision_recall": precision_recall,
     "per_class_ap": per_class_ap,
+    "per_class_iou": per_class_iou,
+    "confusion_matrix": confusion_matrix,
 }
 """What can be drawn of an evaluator's `plot_data`, by its names."""
+
+
+def _per_class(data: Mapping[str, float], path: Path, *, title: str, xlabel: str) -> None:
+    """A bar for each class that has a number, best first."""
+    index = {name: i for i, name in enumerate(data)}
+    defined = [(name, value) for name, value in data.items() if not math.isnan(value)]
+    ordered = sorted(defined, key=lambda item: item[1], reverse=True)
+    with _figure(path, height=1.2 + 0.2 * max(len(ordered), 4)) as (axes,):
+        names, values = [name for name, _ in ordered], [value for _, value in ordered]
+        rows = range(len(ordered))
+        many = len(ordered) > _MOST_CURVES
+        colors = [_line_color(0) if many else _on_white(index[name]) for name in names]
+        axes.barh(rows, values, color=colors, height=0.75)
+        for row, value in zip(rows, values, strict=True):
+            axes.text(value + 0.008, row, f"{value:.3f}", va="center", fontsize=7.5, color=_BLACK)
+        axes.set_yticks(rows, names)
+        axes.set_ylim(len(ordered) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set(title=title, xlabel=xlabel, xlim=(0, 1.08))
 
 
 @contextmanager
@@ -119,7 +163,7 @@ def _figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         axes = figure.subplots(1, columns, squeeze=False)[0]
         yield axes

@@ -13,38 +13,31 @@ from PIL import Image
 
 from cvtasks.types import Batch, ClassInfo, Prediction, Sample
 from cvtasks.viz import plots
-from cvtasks.viz.overlays import contact_sheet, draw_detections, draw_truth
+from cvtasks.viz.overlays import contact_sheet, draw
 
 SHOWN_SCORE = 0.5
+OBJECT_FIELDS = ("boxes", "labels", "scores", "ignore", "masks", "keypoints", "visible")
+"""Those of samples, batches and predictions with a row for each object"""
+MAP_FIELDS = ("masks", "segmentation")
+"""Those that end in the image's height and width"""
 
 
 def draw_batch(batch: Batch, classes: ClassInfo, path: Path) -> None:
     """What training sees: the images of a batch after all transforms, with their labels on them."""
-    assert batch.boxes is not None
-    assert batch.labels is not None
-    assert batch.valid is not None
     pictures = []
     for i, (height, width) in enumerate(batch.sizes.tolist()):
-        valid = batch.valid[i]
-        boxes, labels = batch.boxes[i][valid], batch.labels[i][valid]
-        ignore = None if batch.ignore is None else batch.ignore[i][valid]
-        pictures.append(
-            draw_truth(batch.images[i, :, :height, :width], boxes, labels, classes, ignore=ignore)
-        )
+        pictures.append(draw(batch.images[i, :, :height, :width], _labels(batch, i), classes))
     contact_sheet(pictures, [str(i) for i in batch.image_ids], columns=4).save(path)
 
 
 def draw_predictions(
     samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassInfo, path: Path
 ) -> Image.Image:
-    """Truth beside what was found (scores from 0.5 on), two images a row; returns the picture."""
+    """Truth beside what was found (objects with scores from 0.5 on), two images a row; returns the picture."""
     pictures, titles = [], []
     for sample, prediction in zip(samples, predictions, strict=True):
-        image, found = sample["image"], above(prediction, SHOWN_SCORE)
-        pictures += [
-            draw_truth(image, sample["boxes"], sample["labels"], classes, ignore=sample.get("ignore")),
-            draw_detections(image, found["boxes"], found["labels"], found["scores"], classes),
-        ]
+        image = sample["image"]
+        pictures += [draw(image, sample, classes), draw(image, above(prediction, SHOWN_SCORE), classes)]
         titles += [f"{sample['image_id']}: truth", "found"]
     sheet = contact_sheet(pictures, titles, columns=4)
     sheet.save(path)
@@ -52,16 +45,26 @@ def draw_predictions(
 
 
 def above(prediction: Prediction, score: float) -> Prediction:
-    """Only the objects whose score is at least `score`, on the host."""
-    keep = prediction["scores"] >= score
-    return {name: value[keep].cpu() for name, value in prediction.items()}
+    """The same on the host, with only those objects whose score is at least `score`."""
+    keep = prediction["scores"] >= score if "scores" in prediction else slice(None)
+    return {k: (v[keep] if k in OBJECT_FIELDS else v).cpu() for k, v in prediction.items()}
+
+
+def _labels(batch: Batch, i: int) -> dict[str, torch.Tensor]:
+    """The labels of image `i` without their padding."""
+    height, width = batch.sizes[i].tolist()
+    labels = {name: getattr(batch, name) for name in (*OBJECT_FIELDS, *MAP_FIELDS) if hasattr(batch, name)}
+    labels = {name: values[i] for name, values in labels.items() if values is not None}
+    if batch.valid is not None:
+        labels = {k: v[batch.valid[i]] if k in OBJECT_FIELDS else v for k, v in labels.items()}
+    return {k: v[..., :height, :width] if k in MAP_FIELDS else v for k, v in labels.items()}
 
 
 def draw_history(folder: Path) -> None:
     """Losses and metrics over the steps, from the run's metrics.jsonl."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for name, draw in plots.RECORD_PLOTS.items():
-        draw(records, folder / "plots" / f"{name}.png")
+    for name, plot in plots.RECORD_PLOTS.items():
+        plot(records, folder / "plots" / f"{name}.png")
 
 
 def draw_evaluation(data: dict[str, Any], folder: Path) -> None:

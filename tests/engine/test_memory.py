@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cvtasks.engine import memory
-from cvtasks.engine.memory import is_out_of_memory, largest_batch, out_of_memory_named
+from cvtasks.engine.memory import is_out_of_memory, largest_batch, out_of_memory_named, peak_of
 from cvtasks.errors import OutOfMemoryError
 from cvtasks.types import Batch
 
@@ -125,3 +125,20 @@ def test_the_peak_of_a_run_is_measured_not_what_is_left() -> None:
     peaks = [memory._peak(run, size, CPU) for size in (4, 1)]
     assert peaks[0] == pytest.approx(256 * MB, rel=0.25)
     assert peaks[1] == pytest.approx(64 * MB, rel=0.5)
+
+
+@pytest.mark.skipif(not memory.can_measure(CPU), reason="this system does not tell")
+def test_the_peak_of_work_is_what_it_took_beyond_what_was_there() -> None:
+    there = torch.ones(100 * MB, dtype=torch.uint8)
+    result, peak = peak_of(lambda: len(torch.ones(60 * MB, dtype=torch.uint8)), CPU)
+    assert result == 60 * MB
+    assert peak is not None
+    assert 55 * MB < peak < 90 * MB
+    del there
+
+
+def test_where_memory_cannot_be_measured_the_work_is_done_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "can_measure", lambda _: False)
+    assert peak_of(lambda: "done", CPU) == ("done", None)

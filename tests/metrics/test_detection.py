@@ -126,7 +126,7 @@ def test_a_state_is_few_arrays_not_many_objects() -> None:
     images = truth_of(truth, CLASSES)
     evaluator.update([prediction([[0, 0, 9, 9]] * 100, [0.5] * 100, [0] * 100)] * len(images), images)
     state = evaluator.state()
-    assert state["predictions"]["boxes"].shape == (50 * 100, 4)
+    assert state["tables"]["predictions"]["boxes"].shape == (50 * 100, 4)
     assert len(pickle.dumps(state)) < 50 * 100 * (4 + 3) * 8 * 1.2
 
 

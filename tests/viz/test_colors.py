@@ -32,6 +32,11 @@ def test_the_first_classes_are_told_apart_with_any_vision(vision: str) -> None:
     )  # 2.3 is just noticeable
 
 
+def test_classes_that_touch_are_told_apart() -> None:
+    seen = [lab(class_color(i), "normal") for i in range(24)]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 20
+
+
 def test_a_hundred_classes_have_a_hundred_colors() -> None:
     assert len({class_color(i) for i in range(100)}) == 100
 

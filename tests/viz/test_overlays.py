@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cvtasks.types import ClassInfo
-from cvtasks.viz.colors import GREY, class_color
-from cvtasks.viz.overlays import Canvas, contact_sheet, draw_detections, draw_truth
+from cvtasks.viz.canvas import Canvas
+from cvtasks.viz.colors import GREY, VOID_COLOR, class_color, class_colors
+from cvtasks.viz.overlays import contact_sheet, draw
 
 CLASSES = ClassInfo(("cat", "dog", "a class with a name that is longer than a picture is wide " * 3))
 BLACK = torch.zeros(3, 400, 600, dtype=torch.uint8)
 
 
+def things(boxes: Any, labels: Any, scores: Any = None, **more: Any) -> dict[str, Any]:
+    return {"boxes": boxes, "labels": labels} | ({} if scores is None else {"scores": scores}) | more
+
+
 def test_a_frame_stands_where_the_box_is() -> None:
-    pixels = np.array(draw_detections(BLACK, [[100, 200, 300, 350]], [1], [0.9], CLASSES))
+    pixels = np.array(draw(BLACK, things([[100, 200, 300, 350]], [1], [0.9]), CLASSES))
     color = class_color(1)
     for x, y in ((100, 275), (300, 275), (200, 350), (200, 200)):
         assert tuple(pixels[y, x]) == color
@@ -29,7 +35,7 @@ def test_a_frame_stands_where_the_box_is() -> None:
 
 
 def test_small_images_are_enlarged_with_their_boxes() -> None:
-    picture = draw_detections(np.zeros((3, 48, 64), np.uint8), [[16, 12, 48, 36]], [0], None, CLASSES)
+    picture = draw(np.zeros((3, 48, 64), np.uint8), things([[16, 12, 48, 36]], [0], [0.9]), CLASSES)
     assert picture.size == (480, 360)
     pixels = np.array(picture)
     assert tuple(pixels[180, 120]) == tuple(pixels[180, 360]) == class_color(0)
@@ -38,10 +44,10 @@ def test_small_images_are_enlarged_with_their_boxes() -> None:
 def test_large_images_keep_their_size_and_get_thicker_frames() -> None:
     def colored(size: int) -> int:
         box = [[size / 4, size / 4, size / 2, size / 2]]
-        picture = draw_truth(np.zeros((3, size, size), np.uint8), box, [0], CLASSES)
+        picture = draw(np.zeros((3, size, size), np.uint8), things(box, [0]), CLASSES)
         return int((np.array(picture)[size * 3 // 8] == class_color(0)).all(axis=1).sum())
 
-    assert draw_detections(BLACK, [], [], None, CLASSES).size == (600, 400)
+    assert draw(BLACK, things([], []), CLASSES).size == (600, 400)
     assert colored(2400) > 2 * colored(600)
 
 
@@ -53,7 +59,8 @@ def test_the_image_itself_is_left_alone(kind: str) -> None:
         "array": array,
         "picture": Image.fromarray(array.transpose(1, 2, 0)),
     }[kind]
-    picture = draw_detections(image, torch.tensor([[10.0, 10, 90, 90]]), torch.tensor([0]), None, CLASSES)
+    labels = things(torch.tensor([[10.0, 10, 90, 90]]), torch.tensor([0]))
+    picture = draw(image, labels | {"segmentation": torch.ones(500, 500, dtype=torch.uint8)}, CLASSES)
     assert (np.asarray(image) == 7).all()
     assert not (np.asarray(picture) == 7).all()
 
@@ -64,14 +71,74 @@ def test_truth_is_thinner_than_predictions_and_ignored_truth_is_dashed_and_grey(
     def count(picture: Image.Image, color: tuple) -> int:
         return int((np.array(picture) == color).all(axis=2).sum())
 
-    bold = draw_detections(BLACK, box, [0], None, CLASSES)
-    thin = draw_truth(BLACK, box, [0], CLASSES, ignore=[False])
-    dashed = draw_truth(BLACK, box, [0], CLASSES, ignore=torch.tensor([True]))
+    bold = draw(BLACK, things(box, [0], [1.0]), CLASSES)
+    thin = draw(BLACK, things(box, [0], ignore=[False]), CLASSES)
+    dashed = draw(BLACK, things(box, [0], ignore=torch.tensor([True])), CLASSES)
     assert count(thin, class_color(0)) < count(bold, class_color(0))
     assert count(dashed, class_color(0)) == 0
     on = (np.array(dashed)[row, 100:500] == GREY).all(axis=1)
     assert 0.3 < on.mean() < 0.7
     assert np.diff(on.astype(int)).clip(0).sum() > 5  # many dashes
+
+
+def halves(left: int, right: int, height: int = 400, width: int = 600) -> np.ndarray:
+    labels = np.full((height, width), left, np.uint8)
+    labels[:, width // 2 :] = right
+    return labels
+
+
+def test_a_label_map_tints_each_pixel_and_draws_a_line_where_a_class_ends() -> None:
+    pixels = np.array(draw(BLACK, {"segmentation": halves(0, 1)}, CLASSES))
+    for x, k in ((100, 0), (500, 1)):
+        np.testing.assert_allclose(pixels[200, x], np.array(class_color(k)) * 140 / 255, atol=1)
+    assert tuple(pixels[200, 300]) == class_color(1)
+    white = np.array(draw(255 - BLACK, {"segmentation": halves(0, 1)}, CLASSES))
+    assert (white[200, 100] > pixels[200, 100] + 100).all()  # the image shines through
+
+
+def test_the_legend_below_names_the_classes_that_occur_and_void() -> None:
+    def colors_below(labels: np.ndarray) -> set[tuple]:
+        pixels = np.array(draw(BLACK, {"segmentation": labels}, CLASSES))
+        assert pixels.shape[0] > 400
+        return set(map(tuple, pixels[400:].reshape(-1, 3).tolist()))
+
+    one, both = colors_below(halves(1, 1)), colors_below(halves(255, 2))
+    assert class_color(1) in one
+    assert not {class_color(0), class_color(2), VOID_COLOR} & one
+    assert {class_color(2), VOID_COLOR} <= both
+    assert class_color(1) not in both
+
+
+def test_a_legend_of_many_classes_wraps_and_ends() -> None:
+    classes = ClassInfo(tuple(f"class {k}" for k in range(100)))
+    labels = np.repeat(np.arange(100, dtype=np.uint8), 2400).reshape(400, 600)
+    below = np.array(draw(BLACK, {"segmentation": labels}, classes))[400:]
+    shown = {class_color(k) for k in range(100)} & set(map(tuple, below.reshape(-1, 3).tolist()))
+    assert len(shown) == 24
+    assert len(below) < 200
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (700, 1), (3, 5), (37, 1100)])
+def test_images_of_any_size_can_be_drawn_on(height: int, width: int) -> None:
+    labels = things([[0, 0, width, height]], [2], [0.5], segmentation=halves(0, 2, height, width))
+    picture = draw(np.zeros((3, height, width), np.uint8), labels, CLASSES)
+    assert np.array(picture).std() > 1
+
+
+def test_a_field_that_cannot_be_seen_is_passed_over() -> None:
+    assert np.array(draw(BLACK, {"label": 3, "image_id": "a"}, CLASSES)).max() == 0
+
+
+def test_the_datas_own_colors_are_used_for_boxes_and_pixels() -> None:
+    own = ClassInfo(("a", "b"), colors=((1, 200, 3), (250, 0, 9)))
+    pixels = np.array(draw(BLACK, things([[100, 200, 300, 350]], [1]), own))
+    assert tuple(pixels[275, 100]) == (250, 0, 9)
+    assert tuple(np.array(draw(BLACK, {"segmentation": halves(1, 0)}, own))[200, 300]) == (1, 200, 3)
+
+
+def test_objects_keep_their_color_behind_a_background_which_is_black() -> None:
+    things, ground = ClassInfo(("cat", "dog")), ClassInfo(("background", "cat", "dog"))
+    assert class_colors(ground) == ((0, 0, 0), *class_colors(things))
 
 
 coordinate = st.floats(-200, 900)
@@ -107,7 +174,7 @@ def test_names_beside_each_other_do_not_overlap_where_there_is_room() -> None:
 
 def test_boxes_that_make_no_sense_are_no_reason_to_fail() -> None:
     boxes = [[math.nan] * 4, [math.inf, 0, -math.inf, 5], [50, 50, 40, 40], [1e30, 1e30, 1e30, 1e30]]
-    draw_detections(BLACK, boxes, [0, 1, 0, 1], [math.nan, 0.5, 0.2, 0.1], CLASSES)
+    draw(BLACK, things(boxes, [0, 1, 0, 1], [math.nan, 0.5, 0.2, 0.1]), CLASSES)
 
 
 def test_a_sheet_holds_every_picture_in_rows() -> None:

@@ -81,6 +81,38 @@ def test_per_class_bars_are_sorted_and_keep_the_color_of_their_class(tmp_path: P
     assert bars.patches[0].get_facecolor() == to_rgba(curves.lines[1].get_color())
 
 
+def test_a_class_without_a_number_has_no_bar(tmp_path: Path, figures: list) -> None:
+    plots.per_class_iou({"road": 0.5, "sky": float("nan"), "car": 0.0}, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["road", "car"]
+    assert [bar.get_width() for bar in axes.patches] == [0.5, 0.0]
+
+
+def test_the_confusion_matrix_shows_shares_with_truth_in_rows(tmp_path: Path, figures: list) -> None:
+    shares = [[0.75, 0.25, 0.0], [0.004, 0.996, 0.0], [float("nan")] * 3]
+    plots.confusion_matrix({"classes": ["road", "sky", "car"], "shares": shares}, tmp_path / "a.png")
+    axes = figures[0].axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["road", "sky", "car"]
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("truth", "found")
+    drawn = axes.images[0].get_array()
+    assert drawn[:2].tolist() == shares[:2]
+    assert {(t.get_position(), t.get_text()) for t in axes.texts} == {
+        ((0, 0), "0.75"), ((1, 0), "0.25"), ((1, 1), "1.00"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 26, 150])
+def test_confusion_of_any_number_of_classes_is_a_picture(tmp_path: Path, figures: list, count: int) -> None:
+    shares = [[float(i == j) for j in range(count)] for i in range(count)]
+    plots.confusion_matrix(
+        {"classes": [f"class {k}" for k in range(count)], "shares": shares}, tmp_path / "a.png"
+    )
+    assert len(figures[0].axes[0].texts) == (count if count <= 25 else 0)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert max(picture.size) < 2000
+        assert len(picture.convert("L").getcolors()) > 10
+
+
 @pytest.mark.parametrize("name", plots.RECORD_PLOTS)
 def test_a_run_without_records_still_gives_a_picture(tmp_path: Path, name: str) -> None:
     plots.RECORD_PLOTS[name]([], tmp_path / "empty.png")
@@ -90,6 +122,7 @@ def test_a_run_without_records_still_gives_a_picture(tmp_path: Path, name: str) 
 def test_an_evaluation_without_truth_still_gives_a_picture(tmp_path: Path) -> None:
     plots.PLOTS["precision_recall"]({"recall": [], "classes": {}, "mean": []}, tmp_path / "a.png")
     plots.PLOTS["per_class_ap"]({}, tmp_path / "b.png")
+    plots.PLOTS["per_class_iou"]({"road": float("nan")}, tmp_path / "c.png")
 
 
 def test_eighty_classes_are_drawn_without_a_legend_of_eighty(tmp_path: Path, figures: list) -> None:

@@ -1,0 +1,68 @@
+"""What a prediction says of one image, for `predictions.json`: one function for each field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvtasks.metrics.label_folder import encode
+from cvtasks.types import ClassInfo, Prediction
+
+Record = dict[str, Any]
+
+
+def describe(prediction: Prediction, classes: ClassInfo, *, folder: Path, name: str) -> Record:
+    """Plain values of all fields of a prediction on the host. What is an image goes into `folder`, as `name`."""
+    record: Record = {}
+    for field, described in FIELDS.items():
+        if field in prediction:
+            record |= described(prediction, classes, folder, name)
+    return record
+
+
+def summary(records: Sequence[Record], *, score: float) -> str:
+    """One line for people. score: what the objects have at least."""
+    images = f"{len(records)} image{'s' * (len(records) != 1)}"
+    if not any("objects" in record for record in records):
+        return images
+    objects = sum(len(record["objects"]) for record in records)
+    return f"{objects} objects in {images} with a score of {score} or more"
+
+
+def _objects(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
+    """Boxes as in COCO's results."""
+    columns = (prediction[name].tolist() for name in ("boxes", "labels", "scores"))
+    return {
+        "objects": [
+            {
+                "class": classes.names[label],
+                "category_id": classes.category_ids[label],
+                "score": score,
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            }
+            for box, label, score in zip(*columns, strict=True)
+        ]
+    }
+
+
+def _label_map(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
+    """The share of each class's pixels, and the label map as a file."""
+    labels = prediction["segmentation"].numpy()
+    file = folder / "labels" / f"{name}.png"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(encode(labels, classes))
+    pixels = np.bincount(labels.reshape(-1), minlength=len(classes))
+    shares = (pixels / labels.size).tolist()
+    return {
+        "labels": file.relative_to(folder).as_posix(),
+        "shares": dict(zip(classes.names, shares, strict=False)),
+    }
+
+
+FIELDS: dict[str, Callable[[Prediction, ClassInfo, Path, str], Record]] = {
+    "boxes": _objects,
+    "segmentation": _label_map,
+}
