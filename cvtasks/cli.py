@@ -26,7 +26,8 @@ Train, judge and compare computer-vision systems.
     cvtasks eval                                      evaluate the newest run
     cvtasks predict source=photos/                    draw what a trained model finds
     cvtasks resume RUN                                go on where a run was stopped
-    cvtasks list tasks                                what there is; also backbones, datasets, ...
+    cvtasks study upsampling                          one of the lectures' arguments, as a table and a picture
+    cvtasks list tasks                                what there is; also backbones, datasets, studies, ...
     cvtasks config task=faster_rcnn --why optimizer.lr
     cvtasks completion bash                           shell completion; also zsh and fish
 
@@ -56,7 +57,7 @@ Train a system; evaluate it, and leave everything in one folder.
 """
     + HYDRA_HELP,
     "eval": """\
-cvtasks eval [run=RUN | checkpoint=FILE | predictions=FILE] [key=value ...]
+cvtasks eval [run=RUN | checkpoint=FILE | predictions=FILE or FOLDER] [key=value ...]
 Evaluate a trained model: the newest run, if none is named. Its own configuration holds; what is typed wins over it.
 
     cvtasks eval
@@ -64,6 +65,7 @@ Evaluate a trained model: the newest run, if none is named. Its own configuratio
     cvtasks eval checkpoint=runs/mine/checkpoints/last.pt dataset=coco dataset.root=DIR
     cvtasks eval -m run=runs/a,runs/b
     cvtasks eval predictions=results.json dataset=coco dataset.val.annotations=val.json
+    cvtasks eval predictions=maps/ dataset=masks dataset.val.labels=labels/val
 """
     + HYDRA_HELP,
     "predict": """\
@@ -82,8 +84,19 @@ Go on with a run that was stopped, from its last checkpoint, with its own config
     cvtasks resume runs/mine
     cvtasks resume runs/mine engine.max_steps=20000
 """,
+    "study": """\
+cvtasks study NAME [key=value ...]
+Run one of the lectures' arguments. It ends in NAME.json, NAME.csv, NAME.md and NAME.png; typed again with the same run_dir,
+it goes on where it was stopped.
+
+    cvtasks list studies
+    cvtasks study upsampling
+    cvtasks study upsampling run_dir=runs/mine study.kernel=[1,4,2]
+    cvtasks study upsampling --cfg job
+"""
+    + HYDRA_HELP,
     "list": """\
-cvtasks list [tasks|backbones|datasets|pipelines|evaluators|optimizers|schedulers|recipes|experiments|...] [-cd DIR]
+cvtasks list [tasks|backbones|datasets|pipelines|evaluators|optimizers|schedulers|recipes|experiments|studies|...] [-cd DIR]
 Tell what there is, one line each; with -cd, also what is in your own folder.
 
     cvtasks list
@@ -183,6 +196,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _launch(verb: str, flags: argparse.Namespace) -> None:
     if verb == "resume":
         flags.overrides = _with_run(flags.overrides)
+    if verb == "study":
+        flags.overrides = _with_study(flags.overrides, flags.config_dir)
     from cvtasks.config.launch import launch
 
     def job(config: dict[str, Any], scaled: dict[str, str]) -> float | None:
@@ -192,6 +207,11 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
             if verb == "train":
                 return app.train(config, sources=scaled)
             return app.resume(Path(config["run"]), config)
+        if verb == "study":
+            from cvtasks.studies.conduct import conduct
+
+            conduct(config, config_dir=flags.config_dir)
+            return None
         from cvtasks import judge
 
         if verb == "eval":
@@ -228,19 +248,32 @@ def _with_run(overrides: list[str]) -> list[str]:
     return quoted + [o for o in overrides if o not in folders]
 
 
+def _with_study(overrides: list[str], config_dir: str | None) -> list[str]:
+    """`study NAME`: a word that sets nothing is the name."""
+    names = [o for o in overrides if "=" not in o and not o.startswith("~")]
+    if len(names) > 1:
+        raise ConfigError(f"study takes one name, not {', '.join(names)}")
+    if not names and not any(o.startswith("study=") for o in overrides):
+        from cvtasks.config.locate import conf_dirs, options
+
+        known = ", ".join(options("study", conf_dirs(config_dir)))
+        raise ConfigError(f"type which study: cvtasks study NAME, one of {known}")
+    return [f"study={name}" for name in names] + [o for o in overrides if o not in names]
+
+
 def _list(flags: argparse.Namespace) -> None:
-    from cvtasks.config.locate import conf_dirs, groups, options, summary
+    from cvtasks.config.locate import conf_dirs, groups, options, plural, summary
 
     folders = conf_dirs(flags.config_dir)
     known = groups(folders)
     if not flags.overrides:
         for group in known:
-            print(f"{group + 's':14}{', '.join(options(group, folders))}")
+            print(f"{plural(group):14}{', '.join(options(group, folders))}")
         return
     for word in flags.overrides:
-        named = [group for group in known if word in (group, group + "s")]
+        named = [group for group in known if word in (group, plural(group))]
         if not named:
-            raise ConfigError(f"there are no {word}" + _near(word, [group + "s" for group in known]))
+            raise ConfigError(f"there are no {word}" + _near(word, [plural(group) for group in known]))
         found = options(named[0], folders)
         if not found:
             print(

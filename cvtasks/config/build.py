@@ -42,19 +42,25 @@ SCHEDULERS = (
     "PolynomialLR",
     "StepLR",
 )
+STUDIES = "studies"
+"""A room for `cvtasks study` alone: a study trains what its settings say, and they are never a checkpoint's."""
 NOT_ROOMS = ("nn.zoo",)
 """Fetches files: a network asked for by name in a configuration that a stranger wrote."""
 HYDRAS = ("hydra._internal.core_plugins.", "hydra.experimental.", "hydra_plugins.", "optuna.samplers.")
 """Where Hydra's own plug-ins live, and what one of them builds."""
 _TORCH = {f"torch.optim.{n}" for n in OPTIMIZERS} | {f"torch.optim.lr_scheduler.{n}" for n in SCHEDULERS}
 _plugins: set[str] = set()
+_rooms = set(ROOMS)
 
 
-def use_plugins(modules: Iterable[str]) -> None:
+def use_plugins(modules: Iterable[str], *, studies: bool = False) -> None:
     """Allow these modules, and no others of the user's, as targets. Found from the current folder, too.
 
-    Raises ConfigError if there is no such module; it is imported only when a target names it.
+    studies: whether our own studies may be named. Raises ConfigError if there is no such module; it is imported only
+    when a target names it.
     """
+    _rooms.clear()
+    _rooms.update(ROOMS, [STUDIES] if studies else [])
     _plugins.clear()
     _plugins.update(modules)
     if _plugins and os.getcwd() not in sys.path:
@@ -77,7 +83,7 @@ def locate(target: str) -> Callable[..., Any]:
         )
     module_name, _, name = target.rpartition(".")
     if not (target in _TORCH or _is_ours(module_name) or _is_plugin(module_name)):
-        ours = ", ".join(f"cvtasks.{room}" for room in ROOMS)
+        ours = ", ".join(f"cvtasks.{room}" for room in sorted(_rooms))
         root = target.split(".")[0]
         hint = f"; if it is yours, add plugins=[{root}]" if root not in ("cvtasks", "torch") else ""
         raise ConfigError(
@@ -146,7 +152,7 @@ def is_hydras(target: str) -> bool:
 
 
 def _is_ours(module: str) -> bool:
-    return _is_in(module, ROOMS) and not _is_in(module, NOT_ROOMS)
+    return _is_in(module, _rooms) and not _is_in(module, NOT_ROOMS)
 
 
 def _is_in(module: str, rooms: Iterable[str]) -> bool:

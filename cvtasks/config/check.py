@@ -9,11 +9,13 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import (
     Annotated,
     Any,
     Literal,
     Union,
+    Unpack,
     get_args,
     get_origin,
     get_type_hints,
@@ -57,17 +59,26 @@ def check(config: Mapping[str, Any], schema: type, *, without: Sequence[str] = (
 
 
 def _check_requires(config: Mapping[str, Any]) -> None:
-    task, dataset = config.get("task"), config["dataset"]
-    provides = getattr(locate(dataset["_target_"]), "provides", None)
-    if task is None or provides is None:
+    task, dataset, evaluator = (config.get(name) for name in ("task", "dataset", "evaluator"))
+    if dataset is None or evaluator is None:
         return
-    lacking = [name for name in task["requires"] if name not in provides]
+    provides = getattr(locate(dataset["_target_"]), "provides", None)
+    if provides is None:
+        return
+    if task is not None:
+        key, who, needs = "task.requires", f"task {task['name']}", task["requires"]
+    else:  # another tool's predictions, whose evaluator goes by whether they are a folder
+        path = config["predictions"]
+        kind = "a folder" if Path(path).is_dir() else "which is no folder"
+        key, who = "predictions", f"predictions={path}, {kind} (evaluator={evaluator['name']}),"
+        needs = sorted(getattr(locate(evaluator["_target_"]), "judges", ()))
+    lacking = [name for name in needs if name not in provides]
     if lacking:
         problem = (
-            f"task {task['name']} needs {', '.join(lacking)}, and dataset={dataset['name']} has only "
+            f"{who} needs {', '.join(lacking)}, and dataset={dataset['name']} has only "
             f"{', '.join(sorted(provides))}; choose another dataset= (cvtasks list datasets)"
         )
-        raise KeyConfigError("task.requires", problem)
+        raise KeyConfigError(key, problem)
 
 
 @dataclass
@@ -119,6 +130,13 @@ class _Walk:
             isinstance(value, Mapping) and get_origin(plain) in (dict, Mapping) and len(get_args(plain)) == 2
         ):
             for key, item in value.items():
+                if not fits(key, get_args(plain)[0]):  # YAML reads `on` as true, and `8` as a number
+                    keys = (
+                        "names, not {!r}; write it in quotes"
+                        if get_args(plain)[0] is str
+                        else "numbers, not {!r}"
+                    )
+                    self.problems.append((path, f"expected {keys.format(key)}"))
                 self.legal.append(f"{path}.{key}")
                 self.value(f"{path}.{key}", item, get_args(plain)[1])
         elif isinstance(value, list) and _is_list(plain) and len(get_args(plain)) in (1, 2):
@@ -299,14 +317,16 @@ def _call_signature(target: Callable[..., Any]) -> _Signature:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError):  # a plug-in's names that exist for type checkers only
         hints = {}
-    named = [
-        p
-        for p in inspect.signature(target).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    variable = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
-    return _Signature(
-        {p.name: hints.get(p.name, Any) for p in named},
-        {p.name for p in named if p.default is p.empty},
-        variable,
+    parameters = inspect.signature(target).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes = _Signature(
+        {p.name: hints.get(p.name, Any) for p in named}, {p.name for p in named if p.default is p.empty}
     )
+    for further in (hints.get(p.name, Any) for p in parameters if p.kind is p.VAR_KEYWORD):
+        if get_origin(further) is Unpack:  # **options: Unpack[Options] are named, too
+            options = _typed_dict_signature(get_args(further)[0])
+            takes.hints |= options.hints
+            takes.required |= options.required
+        else:
+            takes.open = True
+    return takes

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cvtasks.config.locate import conf_dirs, groups, options
-from cvtasks.config.schema import CHOICES, GROUPS
+from cvtasks.config.locate import conf_dirs, groups, options, plural
+from cvtasks.config.schema import CHOICES, GROUPS, STUDY
 from cvtasks.errors import ConfigError
 
 SCRIPTS = {
@@ -64,13 +64,15 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
     if verb == "completion":
         found: Sequence[str] = list(SCRIPTS)
     elif verb == "list":
-        found = [group + "s" for group in groups(folders)]
+        found = [plural(group) for group in groups(folders)]
     elif word.startswith("-"):
         found = ["--why", "-cd", "--help"] if verb == "config" else FLAGS
     elif "=" in word:
         group, _, value = word.partition("=")
         typed = value[: value.rfind(",") + 1]  # a sweep's earlier values
         found = [f"{group}={typed}{option}" for option in options(group, folders)]
+    elif verb == STUDY and not set(before) & (studies := options(STUDY, folders)).keys():
+        found = list(studies)
     else:
         found = _keys("train" if verb == "config" else verb, word, before, folders)
     return sorted(w for w in set(found) if w.startswith(word))
@@ -79,11 +81,15 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
 def _keys(verb: str, word: str, before: Sequence[str], folders: list[Path]) -> list[str]:
     """Groups and keys, one level of dots at a time: `optimizer=`, `optimizer.`, `optimizer.lr=`."""
     chosen = dict(w.split("=", 1) for w in before if "=" in w)
+    if verb == STUDY:
+        chosen[STUDY] = next(w for w in before if w in options(STUDY, folders))
     keys = (
         list(_leaves(_read(folders[0] / f"{verb}.yaml"))) if (folders[0] / f"{verb}.yaml").is_file() else []
     )
-    known = [group for group in groups(folders) if verb == "train" or group not in CHOICES]
-    for group in GROUPS:
+    known = [g for g in groups(folders) if g != STUDY and (verb == "train" or g not in CHOICES)]
+    if verb == STUDY:
+        known = []  # its name was typed
+    for group in (STUDY,) if verb == STUDY else GROUPS:
         found = options(group, folders)
         for file in [found[chosen[group]]] if chosen.get(group) in found else found.values():
             text = file.read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -35,7 +36,7 @@ from cvtasks.config import environment, stored
 from cvtasks.config.build import is_hydras
 from cvtasks.config.locate import conf_dirs
 from cvtasks.config.origins import Setting, flatten, settings, shown_path
-from cvtasks.config.schema import GROUPS, VERBS, defaults
+from cvtasks.config.schema import GROUPS, VERBS, StoredConfig, TrainConfig, defaults
 from cvtasks.config.yaml_text import check_size
 from cvtasks.errors import ConfigError, CvtasksError
 
@@ -87,7 +88,7 @@ def compose(
 ) -> dict[str, Any]:
     """The verb's configuration: resolved, plain, and checked unless told not to.
 
-    verb: train, eval, predict or resume; for the last, `run=FOLDER` is among the overrides.
+    verb: train, eval, predict, study or resume; for the last, `run=FOLDER` is among the overrides.
     Raises ConfigError with one line that names the key and the nearest right one.
     """
     loader = Loader(verb, config_dir=config_dir, checked=checked)
@@ -108,7 +109,8 @@ def plain(config: DictConfig, verb: str) -> dict[str, Any]:
     """
     values = environment.resolve(_own(config))
     lacking = {key: value for key, value in defaults(VERBS[verb]).items() if key not in values}
-    return values | lacking | {"task": values.get("task") or None}
+    task = {"task": values.get("task") or None} if issubclass(VERBS[verb], TrainConfig) else {}
+    return values | lacking | task
 
 
 def scaled(config: DictConfig) -> dict[str, str]:
@@ -262,12 +264,13 @@ class Loader(ConfigLoader):
 
     def _register_stored(self, overrides: Sequence[str]) -> None:
         """Offer the trained model's own configuration to Hydra as the choice `checkpoint` of every group."""
-        if self.verb == "train":
+        if not issubclass(VERBS[self.verb], StoredConfig):
             return
         asked = {o.key_or_group: o.value() for o in self.parse(overrides) if not o.is_sweep_override()}
         if asked.get("predictions") and not asked.get("run") and not asked.get("checkpoint"):
-            # Another tool's results need no model: the defaults of training, without a task.
-            config = unresolved(self.inner.load_configuration("train", ["~task"], RunMode.RUN))
+            # Another tool's results need no model: the defaults of training, without a task. Label maps come as a folder.
+            maps = ["evaluator=segmentation"] if Path(str(asked["predictions"])).is_dir() else []
+            config = unresolved(self.inner.load_configuration("train", ["~task", *maps], RunMode.RUN))
         else:
             config = stored.load(self.verb, run=asked.get("run"), checkpoint=asked.get("checkpoint"))
         for group in GROUPS:

@@ -20,7 +20,7 @@ from cvtasks.config.build import use_plugins
 from cvtasks.config.check import NOT_SET, KeyConfigError, UnknownKeyError, check
 from cvtasks.config.compose import Loader, plain, unresolved
 from cvtasks.config.origins import COMMAND_LINE, Setting, flatten
-from cvtasks.config.schema import GROUPS, VERBS
+from cvtasks.config.schema import CHOICES, GROUPS, STUDY, VERBS
 from cvtasks.config.suggest import did_you_mean
 from cvtasks.errors import ConfigError
 
@@ -39,7 +39,8 @@ def check_composed(loader: Loader, config: DictConfig, history: Mapping[str, lis
     schema = VERBS[loader.verb]
     raw = unresolved(config)
     plugins = raw.get("plugins")
-    use_plugins([str(plugin) for plugin in plugins] if isinstance(plugins, list) else [])
+    names = [str(plugin) for plugin in plugins] if isinstance(plugins, list) else []
+    use_plugins(names, studies=loader.verb == STUDY)
     # Judging another tool's results needs no model.
     without = ("task",) if raw.get("predictions") else ()
     try:
@@ -125,9 +126,9 @@ def _check_interpolations(config: DictConfig, raw: Mapping[str, Any]) -> None:
 
 
 def _check_loss_weights(history: Mapping[str, list[Setting]]) -> None:
-    """Only the task's own file says which losses there are; a weight for any other would do nothing."""
+    """Only the task's own file, and what it builds on, says which losses there are; no other weight would do anything."""
     weights = {key: each for key, each in history.items() if key.startswith("task.loss_weights.")}
-    known = [key for key, each in weights.items() if each[0].config.startswith(("task/", "checkpoint"))]
+    known = [k for k, each in weights.items() if each[0].config.partition("/")[0] not in ("", *CHOICES)]
     for key in weights.keys() - set(known):
         raise KeyConfigError(key, f"there is no loss {key.split('.')[-1]}" + did_you_mean(key, known))
 

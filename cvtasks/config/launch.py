@@ -37,7 +37,7 @@ QUIET = [
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]
-FOLDER_KEYS = {"train": "run_dir", "eval": "run_dir", "predict": "output"}
+FOLDER_KEYS = {"train": "run_dir", "eval": "run_dir", "predict": "output", "study": "run_dir"}
 """The key that says where a verb writes; each job of a sweep gets a folder of its own."""
 FAILED = "failed.txt"
 """In a sweep's folder: the jobs that failed. A file, because a launcher may run jobs in other processes."""
@@ -140,7 +140,7 @@ def _sweep(
 def _measured(config: DictConfig, verb: str, measure: Measure) -> dict[str, Any]:
     """Resolved, with a batch size: rates and lengths are computed from it, so it is found first."""
     values = plain(config, verb)
-    if values["loader"].get("batch_size") == "auto":
+    if values.get("loader", {}).get("batch_size") == "auto":
         OmegaConf.update(config, "loader.batch_size", measure(values))
         values = plain(config, verb)
     return values

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import cvtasks
-from cvtasks.config.schema import CHOICES, GROUPS
+from cvtasks.config.schema import CHOICES, GROUPS, STUDY
 from cvtasks.errors import ConfigError
 
 
@@ -36,7 +36,12 @@ def conf_dirs(user_dir: str | None = None) -> list[Path]:
 def groups(folders: list[Path]) -> list[str]:
     """The names of all configuration groups, sorted; ours also while they are empty."""
     found = {f.name for folder in folders for f in folder.iterdir() if f.is_dir() and any(_files(f))}
-    return sorted(found | {*GROUPS, *CHOICES})
+    return sorted(found | {*GROUPS, *CHOICES, STUDY})
+
+
+def plural(group: str) -> str:
+    """What `cvtasks list` calls a group."""
+    return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
 
 
 def options(group: str, folders: list[Path]) -> dict[str, Path]:

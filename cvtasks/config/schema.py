@@ -156,7 +156,7 @@ class EvalConfig(StoredConfig):
     """What `cvtasks eval` adds."""
 
     predictions: str | None = None
-    """A COCO results file to be judged in place of a model's predictions."""
+    """A COCO results file, or a folder of label PNGs, to be judged in place of a model's predictions."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,24 @@ class PredictConfig(StoredConfig):
     """Detections below it are neither drawn nor written."""
 
 
-VERBS: dict[str, type[TrainConfig]] = {
+@dataclass(frozen=True)
+class StudyConfig:
+    """The whole of a study's configuration. The trainings that are its parts have configurations of their own."""
+
+    study: Annotated[Node, Supplied("run")]
+    run_dir: str | None = None
+    """The study's folder; null: runs/studies/<name>/<date>_<time>. Parts that are done there are not done again."""
+    seed: Annotated[int, Range(min=0, below=2**63)] = 0
+    device: str = "auto"
+    plugins: tuple[str, ...] = ()
+
+
+VERBS: dict[str, type[TrainConfig] | type[StudyConfig]] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "predict": PredictConfig,
     "resume": StoredConfig,
+    "study": StudyConfig,
 }
 GROUPS = (
     "backbone",
@@ -191,9 +204,11 @@ GROUPS = (
 """The configuration groups that fill a node of the same name, in the order of composing."""
 CHOICES = ("recipe", "experiment", "debug")
 """The groups that set keys of the others."""
+STUDY = "study"
+"""The group that only the verb of the same name has."""
 
 
-def defaults(config: type[TrainConfig]) -> dict[str, Any]:
+def defaults(config: type[TrainConfig] | type[StudyConfig]) -> dict[str, Any]:
     """The values of the keys that a configuration may leave out."""
     return {
         f.name: list(f.default) if isinstance(f.default, tuple) else f.default

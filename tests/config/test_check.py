@@ -84,6 +84,7 @@ DATASET = {"_target_": "cvtasks.data.shapes.ShapesReader", "split": "val"}
         ({"inner": 3}, "inner", "expected a mapping, not 3"),
         ({"files": {"images": "a", "lables": "b"}}, "files.lables", "did you mean files.labels?"),
         ({"files": {"images": "a"}}, "files.labels", "is missing"),
+        ({"weights": {True: 0.5}}, "weights", "expected names, not True; write it in quotes"),
         ({"weights": {"a": 2}}, "weights.a", "expected a number of at least 0 and below 1, not 2"),
     ],
 )

@@ -4,13 +4,13 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Unpack, get_origin, get_type_hints
 
 import pytest
 import yaml
 from hydra.types import RunMode
 
-from cvtasks.config.build import build, locate
+from cvtasks.config.build import build, locate, use_plugins
 from cvtasks.config.compose import Loader, compose, scaled
 from cvtasks.config.locate import conf_dir, conf_dirs, options
 from cvtasks.errors import ConfigError
@@ -199,15 +199,29 @@ TARGETS = sorted(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_constructor_of_ours_can_be_checked_by_its_signature(target: str) -> None:
+    use_plugins([], studies=True)
     found = locate(target)
+    use_plugins([])
     parameters = inspect.signature(found).parameters.values()
     hints = get_type_hints(found.__init__ if isinstance(found, type) else found)
-    assert [p.name for p in parameters if p.kind is p.VAR_KEYWORD or p.name not in hints] == []
+    assert [p.name for p in parameters if p.name not in hints] == []
+    further = [hints[p.name] for p in parameters if p.kind is p.VAR_KEYWORD]
+    assert all(get_origin(hint) is Unpack for hint in further)
 
 
 @pytest.mark.parametrize("dataset", options("dataset", conf_dirs()))
 @pytest.mark.parametrize("task", options("task", conf_dirs()))
-def test_every_task_composes_with_every_data_set(task: str, dataset: str) -> None:
+def test_every_task_composes_with_every_data_set_that_has_its_labels(task: str, dataset: str) -> None:
+    needs = set(compose("train", [f"task={task}"])["task"]["requires"])
+    node = yaml.safe_load((conf_dirs()[0] / "dataset" / f"{dataset}.yaml").read_text())
+    base = node.get("defaults", [dataset])[0]  # it may build on another one's file
+    has = locate(
+        yaml.safe_load((conf_dirs()[0] / "dataset" / f"{base}.yaml").read_text())["_target_"]
+    ).provides
+    if not needs <= has:
+        with pytest.raises(ConfigError, match=f"dataset={dataset} has only"):
+            compose("train", [f"task={task}", f"dataset={dataset}"])
+        return
     config = compose("train", [f"task={task}", f"dataset={dataset}"])
     assert (config["task"]["name"], config["dataset"]["name"]) == (task, dataset)
 

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data.files import coco_document, read_voc, voc_object, voc_xml, write_coco, write_image, write_voc
+from data.files import (
+    coco_document,
+    read_masks,
+    read_voc,
+    voc_object,
+    voc_xml,
+    write_coco,
+    write_image,
+    write_masks,
+    write_voc,
+)  # fmt: skip
 
 from cvtasks.errors import DataError
 from cvtasks.types import Reader
@@ -53,7 +63,20 @@ def voc_list(folder: Path, name: str) -> Callable[[str], Reader]:
     return lambda on_error: read_voc(root, on_error=on_error)
 
 
-READERS = {"coco": (coco, "images"), "voc": (voc, "JPEGImages"), "voc_list": (voc_list, "JPEGImages")}
+def masks_list(folder: Path, name: str) -> Callable[[str], Reader]:
+    """The name stands in the list of pairs, in the place of an image."""
+    root = write_masks(folder, train={"a": (0, 1), "b": (0, 1)})
+    (root / "list.txt").write_text(f"{name}\ta.png\nb.jpg\tb.png\n")
+    own = {"images": "images/train", "labels": "labels/train", "list": "list.txt"}
+    return lambda on_error: read_masks(root, train=own, on_error=on_error)
+
+
+READERS = {
+    "coco": (coco, "images"),
+    "voc": (voc, "JPEGImages"),
+    "voc_list": (voc_list, "JPEGImages"),
+    "masks_list": (masks_list, "images/train"),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
