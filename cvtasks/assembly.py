@@ -16,6 +16,7 @@ from torch import nn
 
 from cvtasks.config.build import build
 from cvtasks.config.schema import EngineConfig, LoaderConfig
+from cvtasks.data.class_frequencies import median_frequency
 from cvtasks.data.loader import eval_batches, resolve_workers, train_batches
 from cvtasks.engine.determinism import set_deterministic
 from cvtasks.engine.distributed import ALONE, Processes
@@ -130,9 +131,17 @@ def build_task(cfg: Config, classes: ClassInfo, judged: ClassInfo) -> Task:
         classes=classes,
     )
     evaluator = build(cfg["evaluator"], classes=judged)
-    return Task(
-        node["name"], model, evaluator, frozenset(node["requires"]), node["monitor"], node["loss_weights"]
-    )
+    # A model may have losses that it computes only if an option asks for them.
+    names = getattr(model, "loss_names", node["loss_weights"])
+    weights = {name: weight for name, weight in node["loss_weights"].items() if name in names}
+    return Task(node["name"], model, evaluator, frozenset(node["requires"]), node["monitor"], weights)
+
+
+def count_class_weights(cfg: Config, reader: Reader) -> Config:
+    """The same configuration with numbers for `task.class_weights=median_frequency`, so that a run's own has them."""
+    if cfg["task"].get("class_weights") != "median_frequency":
+        return cfg
+    return cfg | {"task": cfg["task"] | {"class_weights": median_frequency(reader)}}
 
 
 def build_transform(cfg: Config, reader: Reader, *, train: bool) -> Transform:
@@ -153,6 +162,9 @@ def absolute(cfg: Config) -> Config:
                 else value
                 for key, value in (dataset.get(split) or {}).items()
             }
+        for key in ("classes", "colors"):  # or a text file that names them
+            if isinstance(dataset.get(key), str):
+                dataset[key] = str(Path(dataset[key]).expanduser().absolute())
     backbone = dict(cfg["backbone"])
     files = {"weights": cfg["weights"], "run_dir": cfg["run_dir"]}
     for node in (files, backbone):
@@ -174,12 +186,21 @@ def start_from(
     state, names = weights
     if is_torchvision_detector(state):
         return load_torchvision_detector(model, state, classes=classes.names, names=names, source=source)
-    own = model.state_dict()
+    own, notes = model.state_dict(), list[str]()
+    # What an earlier stage of a system that is trained in stages lacks, or had for itself.
+    stage = tuple(getattr(model, "stage_layers", ()))
+    added = [k for k in own if k.startswith(stage) and k not in state]
+    dropped = [k for k in state if k.startswith(stage) and k not in own]
+    if added:
+        notes.append(
+            f"weights={source} are of an earlier stage: {', '.join(added)} begin as in a new model, scores at zero"
+        )
+    state = {k: v for k, v in state.items() if k not in dropped}
     # Classes of other names are other classes, even if they are as many.
     others = names is not None and names != classes.names
     of_classes = [k for k in own if k in state and k.startswith(tuple(model.class_layers))]
     fresh = [k for k in of_classes if others or state[k].shape != own[k].shape]
-    zoo.fit_weights(model, state | {key: own[key] for key in fresh}, source=source)
+    zoo.fit_weights(model, state | {key: own[key] for key in (*added, *fresh)}, source=source)
     if fresh:
-        return [f"weights={source} are for other classes: {', '.join(fresh)} start afresh"]
-    return []
+        notes.append(f"weights={source} are for other classes: {', '.join(fresh)} start afresh")
+    return notes

@@ -19,14 +19,31 @@ ALLOWED = {
     "nn": {"ops", "types", "config.schema", "torch_file"},
     "models": {"nn", "ops", "types", "config.schema"},
     "data": {"types", "ops.boxes", "config.schema", "proposals"},
-    "metrics": {"types", "ops", "config.schema"},
+    "metrics": {"types", "ops", "config.schema", "data.label_images", "viz.colors"},  # label maps as PNGs
     "engine": {"types", "config.schema", "redaction", "torch_file"},
     "viz": {"types"},
     "assembly": {"config", "engine", "data", "models", "nn", "metrics", "redaction", "types"},
     "batch_size": {"assembly", "config", "engine", "data", "types"},
     "judge": {"assembly", "config", "engine", "data", "nn", "metrics", "viz", "types"},
     "app": {"assembly", "judge", "config", "engine", "nn", "viz", "types"},
-    "cli": {"app", "judge", "batch_size", "config", "engine"},
+    "studies": {
+        "app",
+        "assembly",
+        "judge",
+        "batch_size",
+        "config",
+        "engine",
+        "data",
+        "models",
+        "metrics",
+        "nn",
+        "ops",
+        "proposals",
+        "redaction",
+        "types",
+        "viz",
+    },
+    "cli": {"app", "judge", "batch_size", "studies", "config", "engine"},
 }
 HYDRA = {"config", "cli", "app"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed.nn
 import torch.nn.functional as F
 from torch import Tensor, distributed
 
@@ -22,11 +23,24 @@ def count(mask: Tensor) -> Tensor:
     with all their images. All must call it as often.
     """
     number = mask.sum()
-    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+    if not _train_together():
         return number.clamp(min=1)
     number = number.float()
     distributed.all_reduce(number)
     return number.clamp(min=1) / distributed.get_world_size()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values` over processes that train together, through which gradients flow.
+
+    A loss made of such sums is the same in all of them, and gradients averaged over them are those of one process with
+    all their images. All must call it as often.
+    """
+    return distributed.nn.functional.all_reduce(values) if _train_together() else values
+
+
+def _train_together() -> bool:
+    return torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:

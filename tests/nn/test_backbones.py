@@ -32,13 +32,16 @@ RESNET = {"c1": "relu", "c2": "layer1", "c3": "layer2", "c4": "layer3", "c5": "l
 LAYERS = {f"resnet{depth}": RESNET for depth in (18, 34, 50, 101, 152)} | {
     name: {level if isinstance(level, str) else f"c{level}": f"features.{i}" for level, i in indices.items()}
     for name, indices in {
-        "vgg16": {1: 8, 2: 15, 3: 22, 4: 29, 5: 30},
-        "vgg16_bn": {1: 12, 2: 22, 3: 32, 4: 42, 5: 43},
+        "vgg16": {0: 3, 1: 8, 2: 15, "c3_first": 16, 3: 22, "c4_first": 23, 4: 29, 5: 30},
+        "vgg16_bn": {0: 5, 1: 12, 2: 22, "c3_first": 23, 3: 32, "c4_first": 33, 4: 42, 5: 43},
         "alexnet": {2: 1, 3: 4, 4: 11, 5: 12},
         "mobilenet_v3_small": {1: 0, 2: 1, 3: 3, 4: 8, "c5_first": 9, 5: 12},
         "mobilenet_v3_large": {1: 1, 2: 3, 3: 6, 4: 12, "c5_first": 13, 5: 16},
     }.items()
 }
+
+SEGMENTATION = ("unet_encoder", "full_resolution", "patch_cnn")
+"""No detector's networks: they keep the image's resolution, or nearly."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,7 +104,7 @@ def test_channels_and_strides_are_as_promised(path: Path) -> None:
         assert maps[level].shape[:2] == (1, spec.channels)
         for size, pixels in zip(maps[level].shape[2:], (128, 96), strict=True):
             assert 0 <= pixels // spec.stride - size <= slack
-    assert {"c2", "c3", "c4", "c5"} <= set(backbone.specs)
+    assert {"c2", "c3", "c4", "c5"} <= set(backbone.specs) or path.stem in SEGMENTATION
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -156,7 +159,7 @@ def test_batch_norm_of_a_frozen_stage_keeps_its_statistics_in_training() -> None
 
 @pytest.mark.parametrize(
     ("make", "frozen"),
-    [(resnet18, ("c1", "c2")), (mobilenet, ("c1", "c2")), (vgg16, ("c1",)), (alexnet, ("c2",))],
+    [(resnet18, ("c1", "c2")), (mobilenet, ("c1", "c2")), (vgg16, ("c0", "c1")), (alexnet, ("c2",))],
 )
 def test_auto_freezes_the_first_stages_only_with_weights(make: Any, frozen: tuple, tmp_path: Path) -> None:
     backbone = resnet18(norm="batch") if make is resnet18 else make()
@@ -215,12 +218,12 @@ def test_truncating_drops_the_later_stages_and_nothing_else(name: str) -> None:
     whole.eval(), short.eval()
     with torch.no_grad():
         expected, maps = whole(images), short(images)
-    assert list(maps) == list(short.specs) == ["c1", "c2", "c3", "c4"]
+    assert list(maps) == list(short.specs) == [name for name in whole.specs if not name.startswith("c5")]
     torch.testing.assert_close(maps["c4"], expected["c4"])
     loss = sum(m.float().mean() for m in short.train()(images.expand(2, -1, -1, -1)).values())
     loss.backward()
     assert all(p.grad is not None for p in short.parameters())
-    assert build(name, freeze_until="c5").truncate("c4").train().frozen == ("c1", "c2", "c3", "c4")
+    assert build(name, freeze_until="c5").truncate("c4").train().frozen == tuple(short.specs)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What every backbone promises: named feature maps with known channels and strides, and its own statistics.
 
-A level is named by its stride: "c1" has stride 2, "c2" 4, "c3" 8, "c4" 16, "c5" 32. Where a network makes
+A level is named by its stride: "c0" has stride 1, "c1" 2, "c2" 4, "c3" 8, "c4" 16, "c5" 32. Where a network makes
 several maps of one stride, the level is the last of them; what follows the number names an earlier one
 ("c5_first"). A network keeps the parameter names of torchvision
 directly under the backbone (`layer1.0.conv1.weight`, `features.0.weight`), so published weights load.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cvtasks.errors import ConfigError
 from cvtasks.nn import zoo
 
-Level: TypeAlias = Literal["c1", "c2", "c3", "c4", "c5"]
+Level: TypeAlias = Literal["c0", "c1", "c2", "c3", "c4", "c5"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

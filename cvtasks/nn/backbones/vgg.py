@@ -16,7 +16,10 @@ BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class VGG16(Backbone):
-    """c1 is conv2_2, c2 conv3_3, c3 conv4_3, c4 conv5_3 (what Faster R-CNN reads), and c5 is pool5."""
+    """c0 is conv1_2, c1 conv2_2, c2 conv3_3, c3 conv4_3, c4 conv5_3 (what Faster R-CNN reads), and c5 is pool5.
+
+    "c3_first" and "c4_first" are pool3 and pool4, which FCN reads.
+    """
 
     def __init__(self, *, norm: NormKind | None = None, with_classifier: bool = False) -> None:
         specs: dict[str, FeatureSpec] = {}
@@ -24,17 +27,21 @@ class VGG16(Backbone):
         layers: list[nn.Module] = []
         channels = 3
         for n, widths in enumerate((*BLOCKS, ())):
-            level, start = f"c{max(n, 1)}", len(layers)
+            level, start = f"c{n}", len(layers)
             if n > 0:
                 layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+            if n in (3, 4):
+                stages[f"{level}_first"] = [f"features.{start}"]
+                specs[f"{level}_first"] = FeatureSpec(channels, 2**n)
+                start += 1
             for width in widths:
                 layers.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
                 if norm is not None:
                     layers.append(make_norm(norm, width))
                 layers.append(nn.ReLU(inplace=True))
                 channels = width
-            stages.setdefault(level, []).extend(f"features.{i}" for i in range(start, len(layers)))
-            specs[level] = FeatureSpec(channels, 2 ** max(n, 1))
+            stages[level] = [f"features.{i}" for i in range(start, len(layers))]
+            specs[level] = FeatureSpec(channels, 2**n)
         super().__init__(specs, stages)
         self.features = nn.Sequential(*layers)
         if with_classifier:
