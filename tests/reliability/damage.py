@@ -11,6 +11,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from typing import Any
 
+from PIL import Image
+
 VALUES: dict[str, list[Any]] = {
     "wrong type": [
         None, "", "7", "cat", "0x10", True, [], {}, [[]], [None], {"a": {}}, [1, "2"], "\ud800", "two\nlines", "\0",
@@ -48,7 +50,7 @@ BYTES: dict[str, Callable[[random.Random, bytes, bytes], bytes]] = {
     "another byte": lambda rng, text, deep: _inserted(rng, text, bytes([rng.randrange(256)]), instead=1),
     "deep nesting": lambda rng, text, deep: _inserted(rng, text, deep),
     "invalid UTF-8": lambda rng, text, deep: _inserted(rng, text, b"\xff\xfe\x80"),
-    "UTF-16": lambda rng, text, deep: text.decode().encode("utf-16"),
+    "UTF-16": lambda rng, text, deep: text.decode(errors="replace").encode("utf-16"),
     "NUL": lambda rng, text, deep: _inserted(rng, text, b"\0"),
     "empty": lambda rng, text, deep: b"",
 }
@@ -56,6 +58,7 @@ BYTES: dict[str, Callable[[random.Random, bytes, bytes], bytes]] = {
 
 JSON = ["missing", "twice", *VALUES, *OUTLINES]
 XML = ["missing", "twice", "renamed", *VALUES]
+LABELS = ["another id", "another size", "another mode", "another format", "a palette"]
 
 
 def spoil_json(rng: random.Random, kind: str, document: Any) -> None:
@@ -90,6 +93,25 @@ def spoil_xml(rng: random.Random, kind: str, tree: ElementTree.Element) -> None:
         # What XML cannot hold at all is another matter: the bytes' damage.
         plain = [v for v in VALUES[kind] if not isinstance(v, list | dict) and v not in ("\ud800", "\0")]
         child.text = str(rng.choice(plain))
+
+
+def spoil_label(rng: random.Random, kind: str, image: Image.Image) -> tuple[Image.Image, str]:
+    """The image and the format that it is to be written in."""
+    if kind == "another id":
+        spoilt = image.copy()
+        spoilt.putpixel(
+            (rng.randrange(image.width), rng.randrange(image.height)), rng.choice([3, 7, 254, 255])
+        )
+        return spoilt, "PNG"
+    if kind == "another size":
+        return image.resize((rng.choice([1, 30, 39, 41, 4000]), rng.choice([1, 29, 31, 40]))), "PNG"
+    if kind == "another mode":
+        return image.convert(rng.choice(["1", "LA", "RGB", "RGBA", "I;16", "P"])), "PNG"
+    if kind == "another format":
+        return image.convert("L"), rng.choice(["JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+    spoilt = image.convert("L")
+    spoilt.putpalette([rng.randrange(256) for _ in range(3 * rng.choice([1, 2, 3, 256]))])
+    return spoilt, "PNG"
 
 
 def _places(node: Any) -> list[tuple[Any, Any]]:

@@ -5,6 +5,7 @@ A further format is one more class here.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import random
@@ -14,13 +15,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from data.files import CocoFiles, coco_document, read_voc, voc_object, voc_xml, write_coco, write_voc
+from data.files import (
+    CocoFiles,
+    coco_document,
+    label_values,
+    read_masks,
+    read_voc,
+    voc_object,
+    voc_xml,
+    write_coco,
+    write_masks,
+    write_voc,
+)
+from PIL import Image
 
 from cvtasks.cli import explain
 from cvtasks.errors import DataError
 from cvtasks.types import Reader
 
-from .damage import BYTES, JSON, XML, spoil_json, spoil_xml
+from .damage import BYTES, JSON, LABELS, XML, spoil_json, spoil_label, spoil_xml
 
 
 class Format(Protocol):
@@ -116,7 +129,42 @@ class Voc:
         return ElementTree.fromstring(voc_xml("a.jpg", cat, voc_object((1, 1, 40, 30), "dog")))
 
 
-FORMATS: dict[str, type[Format]] = {"coco": Coco, "voc": Voc}
+class Masks:
+    kinds = LABELS
+    deep = b"\0\0\0\0IDAT\x35\xaf\x06\x1e" * 10_000
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_masks(folder, train={"a": (0, 1, 2), "b": (2, 1)})
+
+    @property
+    def file(self) -> Path:
+        return self._root / "labels" / "train" / "a.png"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        image = Image.fromarray(label_values(0, 1, 2))
+        format = "PNG"
+        for kind in kinds:
+            image, format = spoil_label(rng, kind, image)
+        file = io.BytesIO()
+        image.save(file, format)
+        return file.getvalue()
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        for values, words in (
+            (label_values(0, 1, 7), ("7",)),
+            (label_values(0, 1, width=20), ("20",)),
+            (label_values(0, 1)[..., None].repeat(3, -1), ("RGB", "colour")),
+        ):
+            file = io.BytesIO()
+            Image.fromarray(values).save(file, "PNG")
+            yield file.getvalue(), "a.png", words
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        ways = itertools.product((["x", "y", "z"], None), ("raise", "skip"))
+        return [lambda c=c, e=e: read_masks(self._root, classes=c, on_error=e) for c, e in ways]  # type: ignore[misc]
+
+
+FORMATS: dict[str, type[Format]] = {"coco": Coco, "voc": Voc, "masks": Masks}
 
 
 def damaged(format: Format, seed: int) -> tuple[str, bytes]:
@@ -154,6 +202,12 @@ def _check(reader: Reader, index: int) -> None:
     """What was let through must do no harm later."""
     truth = reader.truth(index)
     height, width = truth["orig_size"]
+    if "segmentation" in truth:
+        labels = truth["segmentation"]
+        assert labels.shape == (height, width)
+        assert labels[labels != 255].max(initial=0) < len(reader.classes)
+        assert np.array_equal(reader[index]["segmentation"], labels)
+        return
     boxes = truth["boxes"]
     assert np.isfinite(boxes).all()
     assert np.isfinite(truth["area"]).all()
