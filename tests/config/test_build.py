@@ -138,6 +138,10 @@ MODULES = sorted(
     for room in ROOTS[:4]
     for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}.")
 )
+# Once: a package's names grow as its modules are imported, and what is drawn from them must not.
+NAMES = {module: names_of(module) for module in MODULES}
+IN_MEMORY = {"cvtasks.metrics.label_folder.encode"}
+"""Functions that save pictures, but to no file"""
 WORDS = """
 cvtasks torch optim os system sys modules builtins eval nn data models zoo shapes __init__ __class__ __globals__
 __builtins__ __subclasses__ np json io Path load open functools partial
@@ -156,7 +160,7 @@ words = st.sampled_from(WORDS.split())
         st.sampled_from(MODULES).flatmap(
             lambda module: st.builds(
                 lambda names: ".".join([module, *names]),
-                st.lists(st.one_of(st.sampled_from(names_of(module)), words), min_size=1, max_size=3),
+                st.lists(st.one_of(st.sampled_from(NAMES[module]), words), min_size=1, max_size=3),
             )
         ),
         st.text(alphabet="abcdeos.:_ /\\0", max_size=20),
@@ -185,7 +189,7 @@ def test_no_public_function_in_the_rooms_writes_files_or_fetches_any() -> None:
         r"write_text|write_bytes|open\(.*[\"']w|mkdir|unlink|rmtree|urlretrieve|download|urlopen|\.save\("
     )
     for module in MODULES:
-        for name in names_of(module):
+        for name in NAMES[module]:
             try:
                 found: Any = locate(f"{module}.{name}")
             except ConfigError:
@@ -193,5 +197,5 @@ def test_no_public_function_in_the_rooms_writes_files_or_fetches_any() -> None:
             made_by = (
                 vars(found).get("__init__") if inspect.isclass(found) and not is_dataclass(found) else found
             )
-            if inspect.isfunction(made_by):
+            if inspect.isfunction(made_by) and f"{found.__module__}.{found.__name__}" not in IN_MEMORY:
                 assert not harmful.search(inspect.getsource(made_by)), f"{module}.{name}"

@@ -34,8 +34,9 @@ from cvtasks.types import ClassInfo
 
 PositiveCount = Annotated[int, Range(min=1)]
 
-PATCHES = 1024
-"""That run at once when the window slides"""
+CPU_PATCHES, GPU_PATCHES = 64, 1024
+"""That run at once when the window slides. Few stay in a CPU's cache: an image of 64 pixels took 2.2 s with 1024, and 0.9 s
+with 64; many fill a GPU."""
 
 
 class PatchHead(nn.Module):
@@ -155,7 +156,8 @@ class SlidingWindow(Segmenter):
         )
         grid = torch.cartesian_prod(torch.arange(batch, device=images.device), rows, columns)
         scaled = self._scaled(images, previous)
-        logits = torch.cat([self.on_patches(scaled, *part.unbind(1)) for part in grid.split(PATCHES)])
+        at_once = CPU_PATCHES if images.device.type == "cpu" else GPU_PATCHES
+        logits = torch.cat([self.on_patches(scaled, *part.unbind(1)) for part in grid.split(at_once)])
         logits = logits.view(batch, len(rows), len(columns), -1).permute(0, 3, 1, 2)
         if self.slide > 1:
             logits = logits.repeat_interleave(self.slide, 2).repeat_interleave(self.slide, 3)

@@ -75,12 +75,13 @@ class PatchCNN(Backbone):
             x = F.conv2d(x, convolution.weight, convolution.bias, dilation=dilation)  # type: ignore[arg-type]
             if added is not None:
                 x, added = x + added, None
-            x = F.relu(norm(x), inplace=True)
+            x = norm(x)
             if pool > 1 and dense:
                 x = F.max_pool2d(x, pool, stride=1, dilation=dilation)
                 dilation *= pool
             elif pool > 1:
                 x = F.max_pool2d(x, pool)
+            x = F.relu(x, inplace=True)  # behind the pool it is the same, and on fewer values
         return x
 
 
