@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvtasks.viz.colors import class_color
 from cvtasks.viz.plots import STYLE
+
+COLUMNS = 3
+"""Panels beside each other"""
+SERIES = tuple(tuple(part / 255 for part in class_color(index)) for index in (4, 0, 2))
+"""Blue, orange and green"""
 
 
 @contextmanager
@@ -21,3 +29,47 @@ def figure(path: Path, *, width: float, height: float) -> Iterator[Any]:
         yield drawn
         path.parent.mkdir(parents=True, exist_ok=True)
         drawn.savefig(path)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars in groups, each with its number.
+
+    log: their lengths are logarithms, for numbers of many sizes. most: what they can reach, if that is known.
+    """
+
+    title: str
+    bars: Mapping[str, Mapping[str, float]]
+    """Of each group, the value of each series, of which there are three at most"""
+    log: bool = False
+    most: float | None = None
+
+
+def draw_bars(panels: Sequence[Panel], path: Path) -> None:
+    """Small multiples: a panel for each thing that is compared."""
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with figure(path, width=4.6 * columns, height=3.6 * rows) as drawn:
+        for number, panel in enumerate(panels):
+            _bars(drawn.add_subplot(rows, columns, number + 1), panel)
+
+
+def _bars(axes: Any, panel: Panel) -> None:
+    series = list(dict.fromkeys(name for group in panel.bars.values() for name in group))
+    thick = 0.8 / len(series)
+    numbers = [v for group in panel.bars.values() for v in group.values() if math.isfinite(v)] or [1.0]
+    for i, name in enumerate(series):
+        places = [row + (i - (len(series) - 1) / 2) * thick for row in range(len(panel.bars))]
+        values = [group.get(name, math.nan) for group in panel.bars.values()]
+        bars = axes.barh(places, values, height=0.9 * thick, color=SERIES[i], label=name)
+        axes.bar_label(bars, [f"{v:.3g}" if math.isfinite(v) else "-" for v in values], padding=3, fontsize=8)
+    axes.set_yticks(range(len(panel.bars)), list(panel.bars))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    if panel.log:
+        axes.set_xscale("log")
+        axes.set_xlim(min(n for n in numbers if n > 0) / 3, max(numbers) * 6)  # with room for the numbers
+    else:
+        axes.set_xlim(0, 1.15 * (panel.most or max(*numbers, 1e-6)))
+    axes.set_title(panel.title)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=len(series))

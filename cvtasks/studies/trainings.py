@@ -32,11 +32,11 @@ def train_parts(
     """
     typed = {name: [f"seed={run.seed}", f"device={run.device}", *common, *own] for name, own in parts.items()}
     for overrides in typed.values():
-        _composed(run, overrides)
+        composed(run, overrides)
     found = {}
     for name, overrides in typed.items():
         # Composed anew: only the configuration that was composed last can be written without its secrets.
-        config = _composed(run, overrides)
+        config = composed(run, overrides)
         settings = json.dumps(as_written({k: v for k, v in config.items() if k != "run_dir"}))
         settings = settings.replace(json.dumps(str(run.parts.absolute()))[1:-1], PARTS)  # it may be moved
         work = partial(_train, run, config, overrides)
@@ -48,7 +48,7 @@ def train_parts(
 
 def _train(run: StudyRun, config: dict[str, Any], overrides: list[str], folder: Path) -> Result:
     if config["loader"]["batch_size"] == "auto":
-        config = _composed(run, [*overrides, f"loader.batch_size={largest(config)}"])
+        config = composed(run, [*overrides, f"loader.batch_size={largest(config)}"])
 
     plugins = f"plugins=[{','.join(config['plugins'])}]"
 
@@ -69,7 +69,8 @@ def _train(run: StudyRun, config: dict[str, Any], overrides: list[str], folder: 
     return {"metrics": metrics, "seconds": seconds, "peak_memory": peak}
 
 
-def _composed(run: StudyRun, overrides: Sequence[str]) -> dict[str, Any]:
+def composed(run: StudyRun, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a training with these overrides, in which `{parts}` is the folder of the parts."""
     folder = _quoted(run.parts.absolute())
     return compose("train", [o.replace(PARTS, folder) for o in overrides], config_dir=run.config_dir)
 

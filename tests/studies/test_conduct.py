@@ -132,8 +132,8 @@ def test_a_sweep_of_studies_gives_each_a_folder() -> None:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("study", "type which study: cvtasks study NAME, one of upsampling"),
-        ("study -cd conf", "one of mine, upsampling"),
+        ("study", "type which study: cvtasks study NAME, one of segmentation, upsampling"),
+        ("study -cd conf", "one of mine, segmentation, upsampling"),
         ("study upsamplin", "study=upsamplin: there is no study upsamplin; did you mean upsampling?"),
         ("study a b", "study takes one name, not a, b"),
         ("study upsampling sede=1", "there is no setting sede; did you mean seed?"),
@@ -171,8 +171,8 @@ def test_studies_are_listed_completed_and_shown(capsys: pytest.CaptureFixture[st
         assert main(list(words)) == 0
         return capsys.readouterr().out.splitlines()
 
-    assert told("list", "studies", "-cd", "conf")[0] == "mine        A study of my own"
-    assert "studies       upsampling" in told("list")
+    assert told("list", "studies", "-cd", "conf")[0].split(maxsplit=1) == ["mine", "A study of my own"]
+    assert "studies       segmentation, upsampling" in told("list")
     assert told("complete", "cvtasks study up") == ["upsampling"]
     assert told("complete", "cvtasks study -cd conf m") == ["mine"]
     assert told("complete", "cvtasks study upsampling study.kernel") == ["study.kernel=", "study.kernels="]
