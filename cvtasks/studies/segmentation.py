@@ -51,7 +51,7 @@ def segmentation(
     *,
     run: StudyRun,
     arguments: Sequence[Argument] = get_args(Argument),
-    steps: Count = 800,
+    steps: Count = 1000,
     fcn_steps: Count = 1500,
     sizes: Sequence[Annotated[int, Range(min=32)]] = (64, 128, 256),
     batch_size: Count = 4,
