@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import MultiStepLR
 
@@ -50,7 +50,6 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.booleans())
-@settings(deadline=None)
 def test_every_plain_value_comes_back(value: Any, legacy: bool) -> None:
     assert same(load(saved(value, **LEGACY if legacy else {})), value)
 

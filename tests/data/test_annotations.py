@@ -28,14 +28,14 @@ def checked(boxes: list[list[float]], on_error: OnError = "skip") -> tuple[np.nd
     return clipped, keep, findings.notes()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text()))
 def test_packed_strings_come_back(strings: list[str]) -> None:
     packed = pickle.loads(pickle.dumps(Strings(strings)))
     assert [packed[i] for i in range(len(packed))] == strings
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 6)))
 def test_objects_are_grouped_by_image_in_the_order_of_the_file(image_of: list[int]) -> None:
     order, ends = group_by_image(np.array(image_of, np.int64), 7)
@@ -114,7 +114,7 @@ def test_validation_data_may_lack_some_of_the_classes_but_not_all() -> None:
 SIZE = (30, 40)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.floats(0, 1))
 def test_run_lengths_come_back_in_both_of_their_forms(seed: int, density: float) -> None:
     mask = np.random.default_rng(seed).random(SIZE) < density
@@ -136,7 +136,7 @@ def test_run_lengths_come_back_in_both_of_their_forms(seed: int, density: float)
         assert (packed.masks(slice(0, 1), SIZE)[0] == mask).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(3, 9))
 def test_polygons_of_two_decimals_give_the_masks_of_pycocotools(seed: int, parts: int, points: int) -> None:
     rng = np.random.default_rng(seed)
@@ -226,7 +226,7 @@ def test_an_outline_that_does_not_fit_its_image_is_a_message(value: object, mess
     assert message in (outline.problem(SIZE) or "")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=30))
 def test_any_compressed_string_is_refused_or_safe(text: str) -> None:
     outline = read_outline({"size": list(SIZE), "counts": text})

@@ -18,7 +18,7 @@ from cvtasks.errors import DataError
 
 from .files import label_values, write_label
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GREY, PALETTE = 0, 3
 
 

@@ -28,7 +28,7 @@ ONLY_MAP = frozenset({"segmentation"})
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' own
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 9999), n=st.integers(0, 6))
 def test_each_pixel_is_of_the_smallest_object_on_it_and_crowds_lie_below_all(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

@@ -142,7 +142,7 @@ names = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=names.map(lambda found: [n for n in found if not n.startswith(".")] or ["a"]),
        suffixes=st.tuples(st.sampled_from(["", "_i", "_x_i"]), st.sampled_from(["", "_l", "_i_l"])))  # fmt: skip
 def test_any_names_are_paired_whatever_their_order_and_dots(tmp_path_factory, names, suffixes) -> None:

@@ -19,7 +19,7 @@ from cvtasks.errors import ConfigError
 
 from .samples import FLIP_INDEX, INSTANCE_FIELDS, assert_same, extent, make_sample, plain
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 CONF = Path(__file__).parents[2] / "conf" / "pipeline"
 
 BUILDERS = {

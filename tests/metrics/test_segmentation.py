@@ -160,7 +160,7 @@ def test_boundary_f1_is_the_mean_over_images_of_the_mean_over_their_classes() ->
     assert judged(images).compute()["seg/boundary_F1"] == pytest.approx(((1 + 2 / 3 + 0) / 3 + 1) / 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_numbers_equal_those_of_counting_pixel_by_pixel(seed: int) -> None:
     images = random_images(seed)
@@ -169,7 +169,7 @@ def test_numbers_equal_those_of_counting_pixel_by_pixel(seed: int) -> None:
         assert numbers[name] == pytest.approx(value, nan_ok=True), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), data=st.data())
 def test_order_split_and_images_seen_twice_leave_no_trace_in_the_last_digit(seed: int, data: Any) -> None:
     images = random_images(seed, count=6)
@@ -190,7 +190,7 @@ def test_order_split_and_images_seen_twice_leave_no_trace_in_the_last_digit(seed
     assert same(twice.compute(), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_what_is_predicted_for_void_pixels_does_not_matter(seed: int) -> None:
     images = random_images(seed)

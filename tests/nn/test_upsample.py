@@ -136,7 +136,7 @@ def test_the_first_transposed_convolution_keeps_a_constant(kernel: int, stride: 
     assert_close(inner, torch.ones_like(inner))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(LAYERS), st.integers(2, 5), st.integers(2, 5), st.integers(-1, 1), st.integers(-1, 1))
 def test_every_layer_fits_maps_of_any_size(
     layer: tuple[Any, int], height: int, width: int, below: int, beside: int

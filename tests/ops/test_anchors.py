@@ -19,7 +19,7 @@ def test_a_ratio_of_two_is_twice_as_high_as_wide() -> None:
     assert (y2 - y1) / (x2 - x1) > 1.9
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([(8,), (32, 64, 128), (16, 20)]))
 def test_anchors_are_torchvisions_also_on_maps_that_were_rounded_up(
     rows: int, columns: int, sizes: tuple[int, ...]

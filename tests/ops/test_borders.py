@@ -33,7 +33,7 @@ def same_regions(found: Tensor, expected: np.ndarray) -> bool:
     return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 24), st.integers(1, 24), st.sampled_from([0.3, 0.5, 0.7]))
 def test_components_are_the_regions_that_a_flood_fills(
     seed: int, height: int, width: int, share: float

@@ -20,7 +20,7 @@ def test_overlaps_of_two_squares_are_those_worked_out_by_hand() -> None:
     assert_close(iou(a, b), torch.tensor([[4 / 28, 0, 1]]))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 7))
 def test_iou_is_torchvisions_for_every_image_of_a_batch(seed: int, n: int, p: int) -> None:
     first, second = random_boxes(seed, 3, n), random_boxes(seed + 1, 3, p)

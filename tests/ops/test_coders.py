@@ -16,7 +16,7 @@ def boxes(seed: int, n: int = 20) -> torch.Tensor:
     return torch.cat([corner, corner + size], -1)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([None, (10.0, 10.0, 5.0, 5.0)]))
 def test_decoding_what_was_encoded_gives_the_box_again(seed: int, weights: tuple[float, ...] | None) -> None:
     factors = None if weights is None else torch.tensor(weights)

@@ -72,7 +72,7 @@ def test_an_anchor_half_inside_an_ignored_object_is_no_negative_unless_it_is_pos
     assert found.negative.tolist() == [[False, False, True, True]]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.booleans(), st.integers(1, 6))
 def test_every_image_of_a_batch_is_matched_as_torchvision_matches_it(
     seed: int, keep_best: bool, n: int

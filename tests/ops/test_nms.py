@@ -10,7 +10,7 @@ from cvtasks.ops import nms
 from cvtasks.ops.nms import suppress
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 25), min_size=1, max_size=4))
 def test_boxes_compete_only_within_their_image_and_group(seed: int, counts: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cvtasks.ops.sampling import sample
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 50), st.sampled_from([0, 0.25, 0.5, 1]),
     st.floats(0, 1), st.floats(0, 1),

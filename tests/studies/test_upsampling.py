@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.testing import assert_close
@@ -35,7 +35,6 @@ def test_its_transpose_is_the_lectures_too() -> None:
     assert product(twice, list("ab")) == ["ax", "ay", "az + bx", "by", "bz", "0"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(-9, 9), min_size=1, max_size=5),
     st.lists(st.integers(-9, 9), min_size=5, max_size=9),
