@@ -8,7 +8,8 @@ data set of objects gives a label map it is the map's class 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -28,7 +29,9 @@ image). Whatever the reader provides: `boxes` (tv_tensors.BoundingBoxes XYXY, fl
 (tv_tensors.Mask, bool [N, H, W]), `keypoints` (float32 [N, J, 2], pixel centres at +0.5),
 `visible` (int64 [N, J]: 0 unlabelled, 1 hidden, 2 visible), `segmentation` (tv_tensors.Mask, uint8
 [H, W], 255 ignored), `label` (int64 []), `proposals` (float32 [P, 4]). A pipeline of constant shape adds
-`pad_to` (height, width) for collate.
+`pad_to` (height, width) for collate, and one that crops to a person `window` (float32 [4], see `Batch`).
+
+Without `labels`, a sample with `label` is of one object, and one with `keypoints` and `boxes` of one person: N is 1.
 """
 
 Truth: TypeAlias = dict[str, Any]
@@ -37,13 +40,20 @@ Truth: TypeAlias = dict[str, Any]
 `image_id`, `file` (str), `orig_size` (H, W), `boxes` float64 [N, 4], `labels` int64 [N], `ignore` bool [N],
 `area` float64 [N] (the mask's where there is one, else the box's), and what else the reader provides:
 `rles` (list of N COCO run-length dicts), `keypoints` [N, J, 2] with `visible` [N, J], `segmentation` [H, W].
+
+Of one object: `label` (int) and `boxes` [1, 4]. Of one person: `keypoints` float64 [1, J, 2], `visible`, `boxes`, `area`
+(NaN where not known), `head_size` (0.6 of the head box's diagonal; NaN where not known) and `source_id`, the image's own
+id, where `image_id` is the person's. `bystanders`: `boxes` [U, 4], `area` and `ignore` [U] of the same image's people who
+are not judged: crowds, and those without a labelled joint.
 """
 
 Prediction: TypeAlias = dict[str, Tensor]
 """What a model says of one image, in the ORIGINAL image's pixels, on any device.
 
 Detection: `boxes` float32 [D, 4], `scores` float32 [D] (descending), `labels` int64 [D]; others add `masks`,
-`keypoints`. Semantic segmentation: `segmentation` uint8 [H, W], 0..K-1 (255: no class).
+`keypoints`. Localization: the same, a row for each guess, five at most. Semantic segmentation: `segmentation` uint8
+[H, W], 0..K-1 (255: no class). Pose: `keypoints` float32 [1, J, 2], `keypoint_scores` float32 [1, J], `scores` [1],
+`boxes` float32 [1, 4] (the person's, as given), and of a cascade `stages` float32 [S, J, 2], the last the same joints.
 """
 
 
@@ -71,6 +81,11 @@ class ClassInfo:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """The keypoints' names in one spelling: "left shoulder", be it left_shoulder, LeftShoulder or l-shoulder."""
+        return tuple(map(_spelled, self.keypoint_names))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and values, for a checkpoint that `weights_only=True` can read."""
         return {f.name: _with(list, getattr(self, f.name)) for f in dataclasses.fields(self)}
@@ -78,6 +93,12 @@ class ClassInfo:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassInfo:
         return cls(**{name: _with(tuple, value) for name, value in values.items()})
+
+
+def _spelled(name: str) -> str:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[\W_]+", " ", name).lower().split()
+    words = [{"l": "left", "r": "right"}.get(word, word) for word in words]
+    return " ".join(sorted(words, key=lambda word: word not in ("left", "right")))
 
 
 def _with(kind: type, value: Any) -> Any:
@@ -112,6 +133,9 @@ class Batch:
     segmentation: Tensor | None = None
     label: Tensor | None = None
     proposals: Tensor | None = None
+    window: Tensor | None = None
+    """float32 [B, 4]: x1, y1, x2, y2 of what the whole batch image shows, in the original image's pixels; it may reach
+    outside of it. None: all of it. Where training turns the image it means nothing."""
     truth: list[Truth] | None = None
     """In evaluation: what the files say, for the evaluator. Stays on the host."""
 
@@ -160,6 +184,27 @@ class VisionModel(Protocol):
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """One prediction for each image, in its original pixels."""
+        ...
+
+
+class StagedModel(VisionModel, Protocol):
+    """A model that trains in stages, one after the other: a cascade, or parts that are trained in turn.
+
+    What a stage changes is in the state dict (also which stage it is), or is `requires_grad`. So a checkpoint knows how far
+    it came, and `predict` uses the stages that have begun. Every stage leaves something that wants gradients.
+    """
+
+    stages: tuple[str, ...]
+    """Their names"""
+    stage: int
+    """The one that is being trained, from 0 on"""
+
+    def begin_stage(self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]]) -> None:
+        """Freeze what is done, and let the parameters of stage `index` train.
+
+        predictions: of the training images, in order and without augmentation, with their truth; by the model as it
+        stands, on its device, computed as they are read. Stage 0 gets none.
+        """
         ...
 
 

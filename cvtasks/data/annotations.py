@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -88,6 +88,24 @@ class Annotations:
     def size(self, index: int) -> Size:
         height, width = self.sizes[index].tolist()
         return height, width
+
+    def one_each(self, images: np.ndarray, objects: np.ndarray) -> Annotations:
+        """The images `images` [M], each with the object `objects` [M] alone, and without outlines."""
+        ids = [self.image_id(i) for i in images.tolist()]
+        return replace(
+            self,
+            image_ids=pack_ids(ids),
+            files=Strings(self.files[i] for i in images.tolist()),
+            sizes=self.sizes[images],
+            ends=np.arange(len(objects) + 1),
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            ignore=self.ignore[objects],
+            area=self.area[objects],
+            keypoints=None if self.keypoints is None else self.keypoints[objects],
+            visible=None if self.visible is None else self.visible[objects],
+            segmentations=None,
+        )
 
     def truth(self, index: int, folder: Path | None) -> Truth:
         """The labels of image `index` (a `Truth`), copied out of the arrays."""

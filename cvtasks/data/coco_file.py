@@ -17,6 +17,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,9 @@ from cvtasks.data.annotations import (
 )  # fmt: skip
 from cvtasks.data.images import MAX_PIXELS, Size
 from cvtasks.data.paths import Folder, is_name, quoted
+from cvtasks.data.people import of_one_person
 from cvtasks.data.segmentations import Outline, Segmentations, numbers, read_outline
+from cvtasks.data.skeletons import Skeleton
 from cvtasks.errors import DataError
 from cvtasks.types import ClassInfo, ImageId, Split
 
@@ -51,15 +54,25 @@ def read_coco(
     classes: Sequence[str] | None,
     split: Split,
     findings: Findings,
+    skeleton: Skeleton | None = None,
 ) -> tuple[Annotations, ClassInfo]:
     """The file's labels for `fields`, and its classes. Raises DataError naming file and record.
 
     folder: of the images; None if only the labels are wanted: then no image is looked for.
+    skeleton: of all classes that have joints, or of all where none has, in place of the file's own.
     """
     document = _load(path, findings, outlines="masks" in fields)
     categories = _categories(document["categories"], path, findings)
-    chosen = choose_classes(list(categories), classes, split, findings)
+    names = list(categories)
+    if of_one_person(fields):
+        with_joints = [name for name, record in categories.items() if record.get("keypoints")]
+        names = with_joints or (names if skeleton else [])
+        if not names:
+            raise findings.fatal(f"{path.name}: no category has keypoints, so there are no joints to learn")
+    chosen = choose_classes(names, classes, split, findings)
     info = _class_info(chosen, categories, path, findings)
+    if skeleton is not None:
+        info = _with_skeleton(info, skeleton, path, findings)
     images = _images(document["images"], path, folder, findings)
     objects = _objects(document["annotations"], path, images, info, categories, fields, findings)
     return objects, info
@@ -132,7 +145,9 @@ def _class_info(
         if len({joint.lower() for joint in own}) < len(own):
             raise findings.fatal(f"{where}: two keypoints have the same name")
         if joints and own != joints:
-            raise findings.fatal(f"{where}: has other keypoints than the categories before it")
+            raise findings.fatal(
+                f"{where}: has other keypoints than the categories before it; choose one: dataset.classes=[NAME]"
+            )
         joints, skeleton = own, _skeleton(record.get("skeleton"), len(own), where, findings)
     return ClassInfo(
         names=tuple(chosen),
@@ -141,6 +156,15 @@ def _class_info(
         flip_index=tuple(_mirrored(joint, joints) for joint in range(len(joints))),
         skeleton=tuple(skeleton),
     )
+
+
+def _with_skeleton(info: ClassInfo, skeleton: Skeleton, path: Path, findings: Findings) -> ClassInfo:
+    own = len(info.keypoint_names)
+    if own not in (0, len(skeleton.names)):
+        raise findings.fatal(
+            f"{path.name}: has {own} keypoints, and the skeleton of dataset.skeleton {len(skeleton.names)}"
+        )
+    return replace(info, **skeleton.class_info)
 
 
 def _skeleton(limbs: Any, num_joints: int, where: str, findings: Findings) -> list[tuple[int, int]]:
@@ -247,7 +271,9 @@ def _objects(
             if row is None:
                 continue
             if row.label < 0:
-                left_out[names[record["category_id"]]] += 1
+                name = names[record["category_id"]]
+                # That objects without joints are no people is no news.
+                left_out[name] += bool(not of_one_person(fields) or categories[name].get("keypoints"))
                 continue
             size = images.sizes[row.image]
             outline = record.get("segmentation")
@@ -264,7 +290,7 @@ def _objects(
         joints.extend(points)
         positions.append(position)
         rows.extend((row.image, row.label, row.crowd, area, x, y, x + width, y + height))
-    note_left_out(left_out, findings)
+    note_left_out(+left_out, findings)
 
     columns = np.array(rows, np.float64).reshape(-1, 8)
     image_of, boxes = columns[:, 0].astype(np.int64), columns[:, 4:]

@@ -47,6 +47,8 @@ def collate(samples: Sequence[Sample], *, divisor: int = 32, truth: list[Truth] 
         batch.segmentation = _padded(maps, (height, width), fill=VOID)
     if "label" in samples[0]:
         batch.label = torch.stack([torch.as_tensor(sample["label"]) for sample in samples])
+    if "window" in samples[0]:
+        batch.window = torch.stack([sample["window"] for sample in samples])
     return batch
 
 

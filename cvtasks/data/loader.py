@@ -73,12 +73,16 @@ def eval_batches(
     limit: int | None = None,
     rank: int = 0,
     world: int = 1,
+    in_turns: bool = False,
     divisor: int = 32,
     pin_memory: bool = False,
 ) -> Generator[Batch, None, None]:
-    """Every image once (or the first `limit`), in order, with `truth`; the last batch may be short."""
+    """Every image once (or the first `limit`), in order, with `truth`; the last batch may be short.
+
+    in_turns: this process gets every world-th batch, not consecutive ones.
+    """
     length = len(reader) if limit is None else min(limit, len(reader))
-    order = evaluation_batches(length, batch_size=batch_size, rank=rank, world=world)
+    order = evaluation_batches(length, batch_size=batch_size, rank=rank, world=world, in_turns=in_turns)
     source = _Source(reader, transform, seed=0, divisor=divisor, with_truth=True)
     return _stream(source, order, workers=min(workers, len(order)), pin_memory=pin_memory)
 

@@ -5,14 +5,15 @@ set's classes. In evaluation only the resize happens. Random numbers come from t
 which the loader seeds for each image. Images stay uint8, and nothing is padded here: a pipeline of constant
 shape notes `pad_to` (height, width) in the Sample, and `collate` pads right and below.
 
-Behind its resize every pipeline drops objects whose box has a side below `min_box` pixels, and has the same
-augmentation: `flip` and `vertical_flip` (probabilities), `rotate90` (probability of one, two or three quarter
+Behind its resize every pipeline but `person_crop` drops objects whose box has a side below `min_box` pixels. All have
+the same augmentation: `flip` and `vertical_flip` (probabilities), `rotate90` (probability of one, two or three quarter
 turns; 0.75 makes all four directions equally likely), `color` (brightness, contrast and saturation by factors
 from 1 - color to 1 + color), `hue` (colours turned by -hue to hue of the circle).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ Probability: TypeAlias = Annotated[float, Range(min=0, max=1)]
 Strength: TypeAlias = Annotated[float, Range(min=0, max=1)]
 Turn: TypeAlias = Annotated[float, Range(min=0, max=0.5)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
+Byte: TypeAlias = Annotated[int, Range(min=0, max=255)]
 
 CROPS = 10
 """Crops that are tried to find one that is not all one class."""
@@ -160,6 +162,37 @@ def scale_crop(
     return _Chain(place, augment, (height, width))
 
 
+def person_crop(
+    *,
+    train: bool,
+    flip_index: Sequence[int] = (),
+    size: tuple[Size, Size] = (256, 192),
+    padding: Positive = 1.25,
+    scale: tuple[Positive, Positive] = (0.7, 1.3),
+    rotate: Annotated[float, Range(min=0, max=180)] = 30.0,
+    shift: Annotated[float, Range(min=0, max=0.5)] = 0.05,
+    flip: Probability = 0.5,
+    color: Strength = 0.0,
+    hue: Turn = 0.0,
+    fill: tuple[Byte, Byte, Byte] = (124, 116, 104),
+) -> Transform:
+    """The part of the image about a person's box, as poses are learnt (Xiao et al., ECCV 2018): one person a sample.
+
+    The window is the box, widened to the form of `size` (height, width) and then `padding` times as long and wide. Training
+    makes it larger by a factor of `scale`, moves it by up to `shift` of its sides, and turns the picture about its centre
+    by up to `rotate` degrees either way. Scale, turn and resize are one pass over the pixels. Outside the image is `fill`,
+    ImageNet's mean. An image without a box is shown whole.
+    """
+    if scale[0] > scale[1]:
+        raise ConfigError(
+            f"pipeline.scale: {list(scale)}; expected [lowest,highest], for example pipeline.scale=[0.7,1.3]"
+        )
+    place = _PersonCrop(size, padding, scale, math.radians(rotate), shift, fill, train)
+    # A person cut by the crop's edge is still the sample's one person: none is dropped.
+    augment = _Augment(flip_index, flip, 0.0, 0.0, color, hue, min_box=0.0)
+    return _Chain(place, augment if train else None, size)
+
+
 @dataclass(frozen=True)
 class _Chain:
     """A class and not a closure, so that worker processes can be sent it."""
@@ -186,7 +219,8 @@ class _Augment:
 
     def __call__(self, sample: Sample) -> Sample:
         # First, so that nothing is done to the masks of objects that go.
-        sample = transforms.drop_small(sample, min_box=self.min_box)
+        if self.min_box:
+            sample = transforms.drop_small(sample, min_box=self.min_box)
         if _chance(self.flip):
             sample = transforms.horizontal_flip(sample, flip_index=self.flip_index)
         if _chance(self.vertical_flip):
@@ -246,6 +280,45 @@ class _ScaleCrop:
                 break
         sample = transforms.crop_resize(sample, window=(x1, y1, x2, y2), size=(new_height, new_width))
         return sample | {"pad_to": self.size}
+
+
+@dataclass(frozen=True)
+class _PersonCrop:
+    size: tuple[int, int]
+    padding: float
+    scale: tuple[float, float]
+    rotate: float
+    shift: float
+    fill: tuple[int, int, int]
+    train: bool
+
+    def __call__(self, sample: Sample) -> Sample:
+        lost = [name for name in ("masks", "segmentation", "proposals") if name in sample]
+        if lost:
+            raise ConfigError(f"pipeline.name=person_crop cannot move {lost[0]}; choose another pipeline=")
+        height, width = transforms.image_size(sample)
+        box, padding = (0.0, 0.0, float(width), float(height)), 1.0
+        if "boxes" in sample:
+            if len(sample["boxes"]) != 1:
+                raise ConfigError(
+                    f"pipeline.name=person_crop takes one person a sample, and image {sample['image_id']} has "
+                    f"{len(sample['boxes'])} objects; choose another pipeline="
+                )
+            box, padding = sample["boxes"][0].tolist(), self.padding
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        across = max(box[2] - box[0], (box[3] - box[1]) * self.size[1] / self.size[0]) * padding
+        angle = 0.0
+        if self.train:
+            across *= _uniform(*self.scale)
+            x += _uniform(-self.shift, self.shift) * across
+            y += _uniform(-self.shift, self.shift) * across * self.size[0] / self.size[1]
+            angle = _uniform(-self.rotate, self.rotate)
+        down = across * self.size[0] / self.size[1]
+        moved = transforms.turned_crop(
+            sample, centre=(x, y), extent=(across, down), angle=angle, size=self.size, fill=self.fill
+        )
+        window = torch.tensor([x - across / 2, y - down / 2, x + across / 2, y + down / 2])
+        return moved | {"window": window, "pad_to": self.size}
 
 
 def _fit(sample: Sample, *, size: int) -> Sample:

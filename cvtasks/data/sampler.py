@@ -52,16 +52,18 @@ def training_batches(
 
 
 def evaluation_batches(
-    length: int, *, batch_size: int, rank: int = 0, world: int = 1
+    length: int, *, batch_size: int, rank: int = 0, world: int = 1, in_turns: bool = False
 ) -> list[list[Position]]:
     """Every image once, in order, the last batch short.
 
     Processes get whole batches of the one list, consecutive ones each: the same batches as one process sees,
-    and their states, merged by rank, are in its order.
+    and their states, merged by rank, are in its order. in_turns: each gets every world-th batch in their place.
     """
     assert 0 <= rank < world
     batches = [
         [(0, index) for index in range(start, min(start + batch_size, length))]
         for start in range(0, length, batch_size)
     ]
+    if in_turns:
+        return batches[rank::world]
     return batches[len(batches) * rank // world : len(batches) * (rank + 1) // world]

@@ -6,11 +6,13 @@ the same on every machine. `scenes` places the objects, `painting` draws them, e
 own, so that the labels do not depend on how the objects look.
 
     cvtasks train task=faster_rcnn dataset=shapes
+    cvtasks train task=localization dataset=shapes dataset.scene=localization
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, TypedDict
 
@@ -22,12 +24,18 @@ from torchvision import tv_tensors
 from cvtasks.config.schema import Range
 from cvtasks.data.object_maps import of_objects, of_pixels_only, with_background
 from cvtasks.data.painting import paint
+from cvtasks.data.people import of_one_person
 from cvtasks.data.scenes import SHAPES, Scene, SceneKind, layout
+from cvtasks.data.single import Select, of_one_object
 from cvtasks.data.skeletons import LSP
 from cvtasks.errors import ConfigError
 from cvtasks.types import ClassInfo, Sample, Split, Truth
 
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1}
+
+
+_OBJECTS = frozenset({"boxes", "labels", "ignore", "masks"})
+"""What the truth of a list of objects has in any case"""
 
 
 class Count(TypedDict):
@@ -49,7 +57,10 @@ class ShapesReader:
     `visible` is 2, or 1 where something hides them or they lie outside the picture; both are 0 for what is no
     person. Nothing is marked `ignore`. If `fields` asks for `segmentation` alone, "background" is the first class.
 
+    With "label" and without "labels" in `fields` each sample has one object, and with "keypoints" and "boxes" one person.
+
     scene: detection has 0 to `max_objects` objects; localization one; pose one large person.
+    select: which object, where a task takes one; with largest, no scene is empty.
     classes: which shapes occur, in this order (null: all of them, or the person alone for scene=pose).
     """
 
@@ -68,6 +79,7 @@ class ShapesReader:
         train: Count = TRAIN,
         val: Count = VAL,
         classes: Sequence[str] | None = None,
+        select: Select = "one",
         seed: Annotated[int, Range(min=0)] = 0,
     ) -> None:
         self.fields = fields
@@ -78,6 +90,14 @@ class ShapesReader:
         self.seed = seed
         self.notes: list[str] = []
         self._only_map = of_pixels_only(fields)
+        self._one_object, self._one_person = of_one_object(fields), of_one_person(fields)
+        if self._one_object and scene == "detection" and select == "one":
+            raise ConfigError(
+                f"dataset.scene=detection: scenes have up to {max_objects} objects, and this task takes one; set "
+                "dataset.scene=localization, or dataset.select=largest"
+            )
+        if self._one_person and scene != "pose":
+            raise ConfigError(f"dataset.scene={scene}: this task takes one person; set dataset.scene=pose")
         self.classes = _class_info(of_objects(classes) if self._only_map else classes, scene)
         self._kinds = self.classes.names
         if self._only_map:
@@ -102,8 +122,8 @@ class ShapesReader:
 
     def truth(self, index: int) -> Truth:
         """The labels alone: the scene is placed, not painted. `rles` where `fields` asks for masks."""
-        objects = frozenset() if self._only_map else {"boxes", "labels", "ignore", "masks"}
-        labels = self._labels(self._scene(index), self.fields | objects)
+        objects = {"boxes", "masks"} if self._one_object or self._one_person else _OBJECTS
+        labels = self._labels(self._scene(index), self.fields | (frozenset() if self._only_map else objects))
         truth: Truth = {
             "image_id": index,
             "file": f"shapes/{self.split}/{index}",
@@ -111,6 +131,11 @@ class ShapesReader:
         }
         if self._only_map:
             return truth | labels
+        if self._one_object:
+            truth["label"] = int(labels.pop("label"))
+        if self._one_person:
+            truth |= {"source_id": index, "head_size": float("nan")}
+            labels["keypoints"] = labels["keypoints"].astype(np.float64)
         masks = labels.pop("masks")
         return truth | {
             "area": masks.sum((1, 2)).astype(np.float64),
@@ -126,33 +151,37 @@ class ShapesReader:
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         kinds = ("person",) if self.scene == "pose" else self._kinds
-        return layout(
-            self._random(index, 0),
-            self.image_size,
-            kinds=kinds,
-            scene=self.scene,
-            max_objects=self.max_objects,
-        )
+        for attempt in itertools.count():
+            scene = layout(
+                self._random(index, 2 * attempt),
+                self.image_size,
+                kinds=kinds,
+                scene=self.scene,
+                max_objects=self.max_objects,
+            )
+            if scene.things or not self._one_object:
+                return scene
+        raise AssertionError
 
     def _labels(self, scene: Scene, fields: frozenset[str]) -> dict[str, NDArray[Any]]:
         """Those of `fields` that the scenes have, as arrays: the one place that says what each holds."""
         labels = np.array([self._kinds.index(thing.kind) for thing in scene.things], np.int64)
+        largest = _largest(scene)
+        which = slice(largest, largest + 1) if self._one_object else slice(None)
         make: dict[str, Callable[[], NDArray[Any]]] = {
             "labels": lambda: labels,
             "ignore": lambda: np.zeros(len(labels), bool),
-            "boxes": lambda: _boxes(_masks(scene)),
-            "masks": lambda: _masks(scene),
-            "keypoints": lambda: _joints(scene)[0],
-            "visible": lambda: _joints(scene)[1],
+            "boxes": lambda: _boxes(_masks(scene)[which]),
+            "masks": lambda: _masks(scene)[which],
+            "keypoints": lambda: _joints(scene)[0][which],
+            "visible": lambda: _joints(scene)[1][which],
             # `owner` is -1 on the ground, which picks the 0 at the end.
             "segmentation": lambda: np.append(labels + 1, 0).astype(np.uint8)[scene.owner],
-            "label": lambda: np.array(self._largest(scene, labels), np.int64),
+            "label": lambda: np.array(
+                labels[largest] if len(labels) else self.classes.ignore_index, np.int64
+            ),
         }
         return {name: made() for name, made in make.items() if name in fields}
-
-    def _largest(self, scene: Scene, labels: NDArray[np.int64]) -> int:
-        pixels = np.bincount(scene.owner.ravel() + 1, minlength=len(labels) + 1)[1:]
-        return int(labels[pixels.argmax()]) if len(labels) else self.classes.ignore_index
 
 
 def _class_info(classes: Sequence[str] | None, scene: SceneKind) -> ClassInfo:
@@ -171,6 +200,11 @@ def _class_info(classes: Sequence[str] | None, scene: SceneKind) -> ClassInfo:
             "add person, or set dataset.scene=detection"
         )
     return ClassInfo(names, **(LSP.class_info if "person" in names else {}))
+
+
+def _largest(scene: Scene) -> int:
+    """The object with the most visible pixels; 0 where there is none."""
+    return int(np.bincount(scene.owner.ravel() + 1, minlength=2)[1:].argmax())
 
 
 def _masks(scene: Scene) -> NDArray[np.bool_]:

@@ -8,37 +8,21 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, TypedDict
 
-import numpy as np
-
 from cvtasks.config.schema import Range
-from cvtasks.data.annotations import (
-    Annotations,
-    Findings,
-    OnError,
-    Strings,
-    check_boxes,
-    choose_classes,
-    group_by_image,
-    locate_image,
-    note_left_out,
-)  # fmt: skip
-from cvtasks.data.images import IMAGE_SUFFIXES, Size
+from cvtasks.data.annotations import Annotations, Findings, OnError
 from cvtasks.data.label_maps import LabelMaps
 from cvtasks.data.object_maps import of_pixels_only
 from cvtasks.data.paths import Folder, quoted
+from cvtasks.data.single import Select, SingleObjects, choose_objects, of_one_object
 from cvtasks.data.splits import part, read_list
 from cvtasks.data.voc_segmentation import read_voc_segmentation
-from cvtasks.errors import ConfigError, DataError
-from cvtasks.types import ClassInfo, Sample, Split, Truth
-
-MAX_BYTES = 2**24
-"""Of one XML file: some fifty thousand objects."""
+from cvtasks.data.voc_xml import is_image, read_xml
+from cvtasks.errors import ConfigError
+from cvtasks.types import Sample, Split, Truth
 
 
 class VocSplit(TypedDict, total=False):
@@ -59,15 +43,17 @@ VAL: VocSplit = {"split": "val"}
 class VocReader:
     """One split of a VOC data set (protocol `Reader`). An image's id is the stem of its XML file.
 
-    With "segmentation" in `fields` it reads label images, see `voc_segmentation`; what follows is about boxes.
+    With "segmentation" in `fields` it reads label images, see `voc_segmentation`; what follows is about boxes. With
+    "label" each image has one object.
 
     The classes are those of the split's objects, in alphabetical order. `difficult` objects are `ignore`. A
     box that is a single point (xmin = xmax and ymin = ymax) is left out, and one that is up to two pixels
     over the image's edge clipped, both with a note. The image is the one that <filename> names, else the one
     with the XML's stem.
 
-    root: with VOC's own layout in it (Annotations, JPEGImages, ImageSets/Main) nothing else is needed; or one
-        folder that holds images and XML, with `val_fraction`.
+    root: with VOC's own layout in it (Annotations, JPEGImages, ImageSets/Main) nothing else is needed, nor with images
+        and XML side by side in folders train and val (or valid, or test); or one folder that holds images and XML, with
+        `val_fraction`.
     train, val: any other layout. If only one of `images` and `annotations` is given, both are in that folder.
         Without `list` all XML files in the folder are taken.
     val_fraction: this part of the training data is taken out of it for validation, in place of `val`. Which
@@ -75,13 +61,14 @@ class VocReader:
     one_based: VOC counts pixels from 1 and includes the last, so that an object has the box (xmin - 1,
         ymin - 1, xmax, ymax); false if the files count from 0 and write (x1, y1, x2, y2).
     classes: which to use, in this order; null: all.
+    select: which object, where a task takes one; difficult ones do not count.
     on_error: raise stops at the first record that is wrong; skip leaves out the object or the image, says so
         in `notes`, and decodes every image once beforehand.
 
     Raises DataError naming file and record, ConfigError naming the key to type.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "ignore", "segmentation"})
+    provides: ClassVar[frozenset[str]] = frozenset({"boxes", "labels", "ignore", "label", "segmentation"})
 
     def __init__(
         self,
@@ -95,6 +82,7 @@ class VocReader:
         split_seed: int = 0,
         one_based: bool = True,
         classes: Sequence[str] | None = None,
+        select: Select = "one",
         on_error: OnError = "raise",
     ) -> None:
         findings = Findings("voc", on_error)
@@ -112,12 +100,26 @@ class VocReader:
             )
             self.notes = findings.notes()
             return
-        place = _place(root, split, own, whole=val_fraction is not None)
+        source: Split = "train" if val_fraction is not None else split
+        place = _place(root, source, own, findings, whole=val_fraction is not None)
         stems = _stems(place, findings)
         if val_fraction is not None:
             stems = part(stems, split, val_fraction, split_seed)
         self._folder = place.images.path
-        self._annotations, self.classes = _read(place, stems, split, one_based, classes, findings)
+        found, self.classes = read_xml(
+            place.annotations,
+            place.images,
+            stems,
+            split=split,
+            one_based=one_based,
+            classes=classes,
+            findings=findings,
+        )
+        self._annotations: Annotations | SingleObjects = found
+        if of_one_object(fields):
+            self._annotations = choose_objects(
+                found, select, findings, place.annotations.path, lambda i: f"{found.image_id(i)}.xml"
+            )
         self.notes = findings.notes()
 
     def __len__(self) -> int:
@@ -138,7 +140,7 @@ class _Place(NamedTuple):
     list: Path | None
 
 
-def _place(root: str | None, split: Split, own: VocSplit, *, whole: bool) -> _Place:
+def _place(root: str | None, split: Split, own: VocSplit, findings: Findings, *, whole: bool) -> _Place:
     """The folders and the list of a split. whole: without a list, take the folder and do not complain."""
     base = Path(root or "").expanduser()
     if not base.is_dir():
@@ -155,13 +157,20 @@ def _place(root: str | None, split: Split, own: VocSplit, *, whole: bool) -> _Pl
             "Annotations, JPEGImages, ImageSets/Main; or dataset.val_fraction=0.2 to divide the training data"
         )
     if annotations is None:
-        is_voc = (base / "Annotations").is_dir()
-        annotations, images = ("Annotations", "JPEGImages") if is_voc else (".", ".")
-        if not is_voc and not any(name.lower().endswith(".xml") for name in Folder(base).names()):
+        lists, together = f"ImageSets/Main/{own.get('split') or split}.txt", _side_by_side(base, split, own)
+        if (base / "Annotations").is_dir():
+            annotations, images = "Annotations", "JPEGImages"
+        elif together is not None:
+            annotations = images = together
+            lists, whole = f"{together}.txt", True
+            if together != split:
+                findings.note(f"there is no folder {split}; the {split} data is in {together}")
+        elif _has_xml(base):
+            annotations = images = "."
+        else:
             raise ConfigError(
                 f"dataset voc: {base} has neither Annotations nor XML files in it; type {typed}"
             )
-        lists = f"ImageSets/Main/{own.get('split') or split}.txt"
         if list_file is None and (base / lists).is_file():
             list_file = lists
         if list_file is None and not whole:
@@ -183,12 +192,22 @@ def _place(root: str | None, split: Split, own: VocSplit, *, whole: bool) -> _Pl
     return _Place(Folder(folders["annotations"]), Folder(folders["images"]), path)
 
 
+def _side_by_side(base: Path, split: Split, own: VocSplit) -> str | None:
+    """The folder of `base` with the split's images and XML files, if there is one."""
+    names = [own.get("split") or split, *(("valid", "test") if split == "val" else ())]
+    return next((name for name in names if _has_xml(base / name)), None)
+
+
+def _has_xml(folder: Path) -> bool:
+    return any(name.lower().endswith(".xml") for name in Folder(folder).names())
+
+
 def _stems(place: _Place, findings: Findings) -> list[str]:
     """The images of the list, or of the folder, by the stems of their XML files."""
     if place.list is None:
         names = sorted(place.annotations.names())
         stems = [Path(name).stem for name in names if name.lower().endswith(".xml")]
-        unlabelled = {Path(n).stem for n in place.images.names() if _is_image(n)} - set(stems)
+        unlabelled = {Path(n).stem for n in place.images.names() if is_image(n)} - set(stems)
         if unlabelled:
             findings.note(
                 f"{len(unlabelled)} images in {place.images.path} have no XML file and are left out"
@@ -200,7 +219,7 @@ def _stems(place: _Place, findings: Findings) -> list[str]:
     for number, line in read_list(place.list, findings).items():
         # VOC's lists for one class say after the name whether it is there: "000005 -1".
         name = re.sub(r"\s+-?[01]$", "", line)
-        stem = name[: -len(Path(name).suffix)] if _is_image(name) or name.endswith(".xml") else name
+        stem = name[: -len(Path(name).suffix)] if is_image(name) or name.endswith(".xml") else name
         if stem in found:
             findings.error(f"{place.list.name}: line {number}", f"{quoted(stem)} is there twice")
         elif stem:
@@ -208,152 +227,3 @@ def _stems(place: _Place, findings: Findings) -> list[str]:
     if not found:
         raise findings.fatal(f"{place.list.name}: names no images")
     return list(found)
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-class _Object(NamedTuple):
-    number: int
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-
-
-def _read(
-    place: _Place,
-    stems: list[str],
-    split: Split,
-    one_based: bool,
-    classes: Sequence[str] | None,
-    findings: Findings,
-) -> tuple[Annotations, ClassInfo]:
-    by_stem = {Path(name).stem: name for name in sorted(place.images.names()) if _is_image(name)}
-    ids: list[str] = []
-    files: list[str] = []
-    sizes: list[Size] = []
-    objects: list[tuple[int, _Object]] = []
-    owner: dict[str, str] = {}
-    for stem in stems:
-        xml_name = f"{stem}.xml"
-        try:
-            xml = place.annotations.find(xml_name) or place.annotations.find(f"{stem}.XML")
-            if xml is None:
-                raise DataError(f"there is no such file in {place.annotations.path}")
-            tree = _parse(xml)
-            file = (tree.findtext("filename") or "").strip()
-            if not file or place.images.find(file) is None:
-                file = by_stem.get(stem, file or stem)
-            file, size = locate_image(place.images, file, _size(tree), findings)
-            if file in owner:
-                raise DataError(f"its image {quoted(file)} is also that of {owner[file]}")
-        except DataError as error:
-            findings.error(xml_name, str(error))
-            continue
-        owner[file] = xml_name
-        objects += [(len(ids), found) for found in _objects(tree, xml_name, findings)]
-        ids.append(stem)
-        files.append(file)
-        sizes.append(size)
-    if not ids:
-        raise findings.fatal(f"{place.annotations.path}: no images are left")
-
-    names = choose_classes(sorted({found.name for _, found in objects}), classes, split, findings)
-    if not names:
-        raise findings.fatal(f"{place.annotations.path}: there is not one object")
-    label_of = {name: label for label, name in enumerate(names)}
-    note_left_out(Counter(found.name for _, found in objects if found.name not in label_of), findings)
-    objects = [(image, found) for image, found in objects if found.name in label_of]
-
-    image_of = np.array([image for image, _ in objects], np.int64)
-    written = np.array([found.box for _, found in objects], np.float64).reshape(-1, 4)
-    if one_based and (written[:, :2] == 0).any():
-        findings.note(
-            "boxes begin at pixel 0, and VOC counts from 1; if yours does not: dataset.one_based=false"
-        )
-    all_sizes = np.array(sizes, np.int64)
-    boxes, keep = check_boxes(
-        written - np.array([1, 1, 0, 0]) * one_based,
-        written,
-        all_sizes[image_of],
-        findings,
-        lambda n: f"{ids[objects[n][0]]}.xml: object {objects[n][1].number}",
-    )
-    order, ends = group_by_image(image_of[keep], len(ids))
-    kept = np.flatnonzero(keep)[order]
-    boxes = boxes[kept]
-    return Annotations(
-        image_ids=Strings(ids),
-        files=Strings(files),
-        sizes=all_sizes,
-        ends=ends,
-        boxes=boxes,
-        labels=np.array([label_of[objects[n][1].name] for n in kept], np.int64),
-        ignore=np.array([objects[n][1].difficult for n in kept], bool),
-        area=(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-    ), ClassInfo(names=tuple(names))
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    """The XML tree. Raises DataError; nothing outside the file is read, and no entity is ever defined."""
-    try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from None
-    if data is None:
-        raise DataError(f"is larger than {MAX_BYTES} bytes, the limit")
-    # A byte search is safe: apart from UTF-16, the parser only takes encodings that keep ASCII in its place.
-    if b"\0" in data:
-        raise DataError("is not UTF-8 (it holds NUL bytes)")
-    if b"<!DOCTYPE" in data:
-        raise DataError("holds a DOCTYPE, which no VOC file needs and which can name other files")
-    try:
-        tree = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"is not XML ({error})") from None
-    if tree.tag != "annotation":
-        raise DataError(f"is not VOC's XML: expected <annotation>, found <{tree.tag[:40]}>")
-    return tree
-
-
-def _size(tree: ElementTree.Element) -> Size | None:
-    """Height and width; None where the file leaves them out or writes 0, as some tools do."""
-    height, width = (tree.findtext(f"size/{key}") for key in ("height", "width"))
-    if height is None or width is None:
-        return None
-    size = _number(height, "height"), _number(width, "width")
-    if size == (0, 0):
-        return None
-    if not all(1 <= side <= 65_535 and side == int(side) for side in size):
-        raise DataError(f"its size is {quoted(width)} x {quoted(height)}, not from 1 to 65535")
-    return int(size[0]), int(size[1])
-
-
-def _objects(tree: ElementTree.Element, xml_name: str, findings: Findings) -> list[_Object]:
-    found = []
-    for number, element in enumerate(tree.iterfind("object"), 1):
-        try:
-            name = " ".join((element.findtext("name") or "").split())
-            if not name:
-                raise DataError("has no <name>")
-            x1, y1, x2, y2 = (
-                _number(element.findtext(f"bndbox/{key}"), key) for key in ("xmin", "ymin", "xmax", "ymax")
-            )
-            difficult = _number(element.findtext("difficult") or "0", "difficult")
-            if difficult not in (0, 1):
-                raise DataError(f"<difficult> is {difficult:g}, not 0 or 1")
-        except DataError as error:
-            findings.error(f"{xml_name}: object {number}", str(error))
-            continue
-        found.append(_Object(number, name, (x1, y1, x2, y2), bool(difficult)))
-    return found
-
-
-def _number(text: str | None, key: str) -> float:
-    if text is None:
-        raise DataError(f"has no <{key}>")
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"<{key}> is {quoted(text)}, not a number") from None

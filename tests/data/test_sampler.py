@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cvtasks.data.sampler import evaluation_batches, permutation, stream_seed, training_batches
 
-FEW = settings(max_examples=50, deadline=None)
+FEW = settings(max_examples=50)
 lengths, sizes, seeds = st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**31)
 
 
@@ -72,3 +72,13 @@ def test_evaluation_sees_every_image_once_in_order_however_many_processes(length
     assert {len(batch) for batch in whole[:-1]} <= {batch_size}
     parts = [evaluation_batches(length, batch_size=batch_size, rank=r, world=world) for r in range(world)]
     assert list(itertools.chain(*parts)) == whole
+
+
+@FEW
+@given(length=st.integers(0, 40), batch_size=sizes, world=st.integers(1, 5))
+def test_processes_that_take_turns_have_every_batch_in_its_place(length, batch_size, world):
+    whole = evaluation_batches(length, batch_size=batch_size)
+    options = {"batch_size": batch_size, "world": world, "in_turns": True}
+    turns = [evaluation_batches(length, rank=r, **options) for r in range(world)]
+    rounds = itertools.zip_longest(*turns)
+    assert [batch for each in rounds for batch in each if batch is not None] == whole

@@ -18,7 +18,7 @@ from cvtasks.errors import ConfigError
 
 from .samples import FLIP_INDEX, INSTANCE_FIELDS, assert_same, extent, make_sample, plain
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
 objects = st.integers(0, 4)
 
