@@ -6,6 +6,8 @@ verbs that use a trained model) and `assembly`, which builds the pieces, know th
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,10 +30,12 @@ from cvtasks.engine import checkpoint as checkpoints
 from cvtasks.engine.determinism import nondeterminism_named
 from cvtasks.engine.distributed import joined
 from cvtasks.engine.evaluation import evaluate as evaluate_model
+from cvtasks.engine.evaluation import predicted
 from cvtasks.engine.loop import State, fit, schedule_length
 from cvtasks.engine.progress import Progress, duration
 from cvtasks.engine.run import Follower, Run
 from cvtasks.engine.seeding import seed_all
+from cvtasks.engine.stages import stage_names, stage_shares
 from cvtasks.errors import ConfigError
 from cvtasks.judge import draw_samples, write_evaluation
 from cvtasks.nn import zoo
@@ -114,15 +118,29 @@ def _train_in(
     setup.place(task.model)
     step_images = setup.batch_size * processes.world * engine.accumulate
     images, val_images = setup.train_images(train_reader), setup.eval_images(val_reader)
-    clock = schedule_length(engine, images=images, batch_size=setup.batch_size * processes.world)
-    optimizer = build(cfg["optimizer"], model=task.model)
-    scheduler = build(cfg["scheduler"], optimizer=optimizer, max_steps=clock.max_steps)
+    stages, shares = stage_names(task.model), stage_shares(task.model, cfg["task"].get("stage_steps"))
+    batch_size = setup.batch_size * processes.world
+    clock = schedule_length(engine, images=images, batch_size=batch_size, shares=shares)
     train_transform = build_transform(cfg, train_reader, train=not engine.overfit)
+    plain_transform = build_transform(cfg, train_reader, train=False)
     val_transform = build_transform(cfg, val_reader, train=False)
     val_reader[0]  # a broken validation set is found now, not at the first evaluation
 
     def batches(first: int) -> Any:
         return setup.train_stream(train_reader, train_transform, seed=cfg["seed"], first=first)
+
+    def optimize(steps: int) -> tuple[Any, Any]:
+        optimizer = build(cfg["optimizer"], model=task.model)
+        return optimizer, build(cfg["scheduler"], optimizer=optimizer, max_steps=steps)
+
+    def predictions() -> Any:
+        """For a stage that begins: what the model says of the training images."""
+        bar = Progress(images, title="predict", unit="image", say=run.say, shown=processes.first)
+        with bar as progress, contextlib.closing(setup.train_turns(train_reader, plain_transform)) as turns:
+            precision = setup.precision
+            yield from predicted(
+                task.model, turns, precision=precision, progress=progress, processes=processes
+            )
 
     def evaluate_now(step: int) -> dict[str, float]:
         with Progress(
@@ -145,24 +163,27 @@ def _train_in(
 
     if resume is None:
         parameters = sum(p.numel() for p in task.model.parameters())
+        parts = ", ".join(f"{name}: {steps}" for name, steps in zip(stages, clock.lengths(), strict=False))
         on = f"{processes.world} x {setup.device.type}" if processes.world > 1 else setup.device
         run.say(
             f"{task.name} on {cfg['dataset']['name']}: {images} training and {val_images} validation "
             f"images, {len(train_reader.classes)} classes; {parameters / 1e6:.1f} M parameters; {clock.max_steps} steps "
-            f"of {step_images} images on {on}, {setup.precision.name}"
+            f"{f'({parts}) ' * bool(stages)}of {step_images} images on {on}, {setup.precision.name}"
         )
         for note in (*train_reader.notes, *val_reader.notes):
             run.say(note)
         if processes.first:
             report.draw_batch(next(iter(batches(0))), train_reader.classes, run.plots / "first_batch.png")
     else:
-        finished = State.of(resume).finished(clock, engine)
+        reached = State.of(resume, stages)
+        finished = reached.finished(clock, engine)
         result = run.folder / "metrics.json"
         if finished is not None and processes.share(result.exists()):
             run.say(f"{run.folder} is finished: {finished}")
             return resume["best"]
         if finished is None:
-            run.say(f"going on from step {resume['step']} of {clock.max_steps}")
+            stage = f", {stages[reached.stage]}" if stages else ""
+            run.say(f"going on from step {reached.step} of {clock.max_steps}{stage}")
             if processes.first:
                 result.unlink(missing_ok=True)  # of a shorter run, which this one makes longer
         if resume["step_images"] != step_images:
@@ -179,19 +200,19 @@ def _train_in(
         state = fit(
             task,
             batches,
-            optimizer,
-            scheduler,
+            optimize,
             engine,
             run,
             clock=clock,
             precision=setup.precision,
             seed=cfg["seed"],
             evaluate_now=evaluate_now,
+            predictions=predictions,
             about=about,
             resume=resume,
             processes=processes,
         )
-    if state.step < clock.max_steps:
+    if not state.done(clock):
         run.say(f"ended early: {state.finished(clock, engine)}: cvtasks resume {run.folder}")
     metrics = state.metrics
     # A run that was killed between its last checkpoint and its result has of that evaluation only the numbers.
@@ -230,8 +251,9 @@ def _refuse_other_optimizer(folder: Path, cfg: Config, content: Mapping[str, Any
 
 
 def _headline(metrics: Mapping[str, float], monitor: str) -> str:
-    """What is monitored, the evaluator's first three numbers, and the validation loss."""
-    telling = [name for name in metrics if name.count("/") == 1 and not name.startswith("val/")][:3]
+    """What is monitored, the first three numbers that the evaluator has, and the validation loss."""
+    whole = [name for name in metrics if name.count("/") == 1 and not name.startswith("val/")]
+    telling = [name for name in whole if not math.isnan(metrics[name])][:3]
     shown = dict.fromkeys((monitor, *telling, "val/loss"))
     return ", ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
 

@@ -30,7 +30,7 @@ from cvtasks.types import ClassInfo, Reader, Sample, Split, Task
 Config = dict[str, Any]
 Transform = Callable[[Sample], Sample]
 
-TASK_KEYS = ("name", "requires", "monitor", "loss_weights")
+TASK_KEYS = ("name", "requires", "monitor", "loss_weights", "stage_steps")
 """What a task's node says to us; the rest of it are the model's constructor arguments."""
 
 
@@ -90,6 +90,11 @@ class Setup:
         """This process's part of the images to judge on."""
         size, limit = self.eval_batch_size, self.eval_images(reader)
         return eval_batches(reader, transform, batch_size=size, limit=limit, **self._stream)
+
+    def train_turns(self, reader: Reader, transform: Transform) -> Any:
+        """Of the training images, each once and in order, every batch whose turn is this process's."""
+        size, limit = self.eval_batch_size, self.train_images(reader)
+        return eval_batches(reader, transform, batch_size=size, limit=limit, in_turns=True, **self._stream)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on its device, ready to learn or to judge."""

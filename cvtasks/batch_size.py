@@ -15,6 +15,7 @@ from cvtasks.engine.distributed import ALONE, from_environment, joined
 from cvtasks.engine.evaluation import judging
 from cvtasks.engine.learner import Learner
 from cvtasks.engine.memory import can_measure, largest_batch
+from cvtasks.engine.stages import begin_stage, no_predictions
 from cvtasks.errors import ConfigError
 from cvtasks.types import Reader, Sample
 
@@ -34,6 +35,7 @@ def largest(cfg: Config) -> int:
     cfg = count_class_weights(cfg, train_reader)
     task = build_task(cfg, train_reader.classes, val_reader.classes)
     setup.place(task.model)
+    begin_stage(task.model, 0, no_predictions(), seed=cfg["seed"])
     optimizer = build(cfg["optimizer"], model=task.model)
     scheduler = build(cfg["scheduler"], optimizer=optimizer, max_steps=2)
     learner = Learner(task, optimizer, scheduler, setup.engine, precision=setup.precision, processes=ALONE)

@@ -106,7 +106,7 @@ def engine(task: Task, batch: Batch, steps: int) -> float:
         Run(Path(folder)) as run,
     ):
         fit(
-            task, batches, optimizer, scheduler, EngineConfig(), run, clock=clock, precision=FP32, seed=0,
+            task, batches, lambda steps: (optimizer, scheduler), EngineConfig(), run, clock=clock, precision=FP32, seed=0,
             evaluate_now=evaluate_now, about={},
         )  # fmt: skip
     return asked[steps] - asked[0]

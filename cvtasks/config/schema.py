@@ -64,6 +64,8 @@ class TaskNode(Node):
     """The metric that decides which checkpoint is best."""
     loss_weights: dict[str, Annotated[float, Range(min=0)]]
     """One for each loss that the model returns."""
+    stage_steps: list[Annotated[float, Range(min=0)]] | None = None
+    """Shares of the steps, one for each stage of a model that trains in stages; null: equal ones."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class EngineConfig:
     """How long and how exactly to train. One clock: steps; epochs are turned into steps once."""
 
     max_steps: Annotated[int, Positive] | None = None
-    """Optimizer steps in all; if null, `max_epochs` decides."""
+    """Optimizer steps in all, at least one for each stage; if null, `max_epochs` decides."""
     max_epochs: Annotated[float, Range(above=0)] | None = None
     eval_every: Annotated[int, Positive] | None = None
     """Steps between evaluations (null: once an epoch at most, five times in a run, and always at the end)."""
@@ -167,6 +169,8 @@ class PredictConfig(StoredConfig):
     """An image, a folder, or a glob pattern in quotes."""
     output: str | None = None
     """The folder to write into; null: beside the run."""
+    boxes: str | None = None
+    """For poses: a COCO results file with the boxes of people; null: the whole image is one person's."""
     score_threshold: Annotated[float, Range(min=0, max=1)] = 0.5
     """Detections below it are neither drawn nor written."""
 

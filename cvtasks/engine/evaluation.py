@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from cvtasks.engine.precision import Precision
 from cvtasks.engine.progress import Progress
 from cvtasks.engine.seeding import derive, seed_torch
 from cvtasks.engine.terms import Terms
-from cvtasks.types import Batch, Task
+from cvtasks.types import Batch, Prediction, Task
 
 
 def evaluate(
@@ -63,6 +64,44 @@ def evaluate(
             total, images = total + values, images + number
         metrics |= {f"val/{name}": value for name, value in terms.record(total / images).items()}
     return metrics
+
+
+def predicted(
+    model: Any,
+    batches: Iterable[Batch],
+    *,
+    precision: Precision,
+    progress: Progress | None = None,
+    processes: Processes = ALONE,
+) -> Generator[tuple[Batch, list[Prediction]], None, None]:
+    """Each batch with what the model says of it, both on the device: in every process all of them, in their order.
+
+    batches: of one list this process's turns, every world-th. Computed as it is read, which all processes must do alike;
+    the model's modes and torch's random state are the reader's in between.
+    """
+    processes.share_buffers(model)
+    device, stream = precision.device, iter(batches)
+    while True:
+        mine: tuple[Batch, list[Prediction]] | None = None
+        if (batch := next(stream, None)) is not None:
+            with (
+                judging(model, device),
+                out_of_memory_named("predictions", batch, key="loader.eval_batch_size"),
+                precision.autocast(),
+            ):
+                seed_torch(derive(0, "evaluate", *batch.image_ids))
+                mine = batch, [_moved(p, "cpu") for p in model.predict(batch.to(device))]
+        for turn in processes.gather(mine):
+            if turn is None:  # the last round is not for everyone
+                return
+            batch, predictions = turn
+            if progress is not None:
+                progress.advance(len(batch))
+            yield batch.to(device), [_moved(p, device) for p in predictions]
+
+
+def _moved(prediction: Prediction, device: torch.device | str) -> Prediction:
+    return {name: value.to(device) for name, value in prediction.items()}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cvtasks.config.schema import EngineConfig
+from cvtasks.engine import stages
 from cvtasks.engine.distributed import Processes
 from cvtasks.engine.ema import Ema
 from cvtasks.engine.memory import out_of_memory_named
@@ -45,9 +46,11 @@ class Learner:
         *,
         precision: Precision,
         processes: Processes,
+        began: int = 0,
     ) -> None:
+        """began: the step after which its stage began; the average of the weights begins anew with each."""
         self.model, self.optimizer, self.scheduler = task.model, optimizer, scheduler
-        self.cfg, self.precision = cfg, precision
+        self.cfg, self.precision, self._began = cfg, precision, began
         self.terms = Terms(task.loss_weights, precision.device)
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.name == "fp16")
         self.ema = Ema(task.model, cfg.ema) if cfg.ema is not None else None
@@ -78,17 +81,24 @@ class Learner:
         self.scaler.update()
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update(number)
+            self.ema.update(number - self._began)
         return Step(number, lr, ids, losses[0] if accumulate == 1 else torch.stack(losses).mean(0))
 
     def judged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model has the weights that are to be judged: their average, if one is kept."""
         return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
+    def keep_judged(self) -> None:
+        """Give the model for good the weights that were judged: its next stage builds on them."""
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.average)
+
     def content(self) -> dict[str, Any]:
         """For a checkpoint. `ema` is what to evaluate with, where it is there."""
         average = {} if self.ema is None else {"ema": self.ema.average}
-        return average | {
+        return {
+            **average,
+            **stages.content(self.model),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),

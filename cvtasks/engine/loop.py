@@ -7,9 +7,10 @@ they make a resumed run equal to an unbroken one, bit for bit on a CPU.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,9 +27,10 @@ from cvtasks.engine.precision import Precision
 from cvtasks.engine.progress import Progress
 from cvtasks.engine.run import Run
 from cvtasks.engine.seeding import seed_all
+from cvtasks.engine.stages import begin_stage, no_predictions, restore_trained, stage_names
 from cvtasks.engine.window import Window
-from cvtasks.errors import ConfigError, Interrupted
-from cvtasks.types import Batch, Task
+from cvtasks.errors import ConfigError, Interrupted, WeightsError
+from cvtasks.types import Batch, Prediction, Task
 
 EVALUATIONS = 5
 """How often a run evaluates if `engine.eval_every` does not say."""
@@ -44,12 +46,34 @@ class Clock:
     eval_every: int
     checkpoint_every: int
     steps_per_epoch: float
+    shares: tuple[float, ...] = (1.0,)
+    """Each stage's share of the steps"""
+
+    def stage_end(self, stage: int, began: int) -> int:
+        """The step that ends a stage, if it began at a step: what was left then is shared by it and those after it.
+
+        So a run that is made longer spares the stages that are done. A stage with a share has at least one step.
+        """
+        left = self.shares[stage:]
+        if not left[0]:
+            return began
+        steps, later = self.max_steps - began, sum(share > 0 for share in left[1:])
+        return began + max(1, min(round(steps * left[0] / sum(left)), steps - later))
+
+    def lengths(self) -> list[int]:
+        """The steps of each stage."""
+        ends = [0]
+        for stage in range(len(self.shares)):
+            ends.append(self.stage_end(stage, ends[-1]))
+        return [end - began for began, end in itertools.pairwise(ends)]
 
 
-def schedule_length(cfg: EngineConfig, *, images: int, batch_size: int) -> Clock:
+def schedule_length(
+    cfg: EngineConfig, *, images: int, batch_size: int, shares: tuple[float, ...] = (1.0,)
+) -> Clock:
     """Turn epochs into steps, once. Raises ConfigError where neither length is given.
 
-    batch_size: of all processes together.
+    batch_size: of all processes together. shares: of the model's stages; each that has one gets a step at least.
     """
     steps_per_epoch = images / (batch_size * cfg.accumulate)
     if cfg.max_steps is not None:
@@ -58,10 +82,11 @@ def schedule_length(cfg: EngineConfig, *, images: int, batch_size: int) -> Clock
         max_steps = max(1, math.ceil(cfg.max_epochs * steps_per_epoch))
     else:
         raise ConfigError("how long to train is not said: set engine.max_steps=N or engine.max_epochs=N")
+    max_steps = max(max_steps, sum(share > 0 for share in shares))
     # An evaluation costs about as much as a pass over the training data: not more often than once an epoch.
     eval_every = cfg.eval_every or max(math.ceil(max_steps / EVALUATIONS), math.ceil(steps_per_epoch))
     checkpoint_every = cfg.checkpoint_every or min(eval_every, CHECKPOINT_EVERY)
-    return Clock(max_steps, eval_every, checkpoint_every, steps_per_epoch)
+    return Clock(max_steps, eval_every, checkpoint_every, steps_per_epoch, shares)
 
 
 @dataclass
@@ -69,8 +94,11 @@ class State:
     """Where a run stands; all of it is in a checkpoint."""
 
     step: int = 0
+    stage: int = 0
+    stage_began: int = 0
+    """The step after which the stage began"""
     best: float | None = None
-    """The monitored metric of best.pt; None as long as it is not a number"""
+    """The monitored metric of best.pt, in this stage; None as long as it is not a number"""
     best_step: int = 0
     stale: int = 0
     """Evaluations since the best one"""
@@ -82,9 +110,29 @@ class State:
     """The losses [terms] of each step since the last log line"""
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> State:
-        """As a checkpoint has it."""
-        return cls(**{name: content[name] for name in vars(cls()) if name in content})
+    def of(cls, content: Mapping[str, Any], stages: Sequence[str] = ()) -> State:
+        """As a checkpoint has it. Raises WeightsError if it is of other stages than the model's."""
+        found = content.get("stages", [])
+        state = cls(**{name: content[name] for name in vars(cls()) if name in content})
+        if found != list(stages) or not 0 <= state.stage < max(1, len(stages)):
+            one, other = (", ".join(map(str, names)) or "one without a name" for names in (found, stages))
+            raise WeightsError(
+                f"the checkpoint is of other stages ({one}; the model has {other}); resume without task="
+            )
+        return state
+
+    def stage_over(self, clock: Clock) -> bool:
+        """Whether the present stage has had its steps."""
+        return self.step >= clock.stage_end(self.stage, self.stage_began)
+
+    def done(self, clock: Clock) -> bool:
+        """Whether all stages have."""
+        return self.stage == len(clock.shares) - 1 and self.stage_over(clock)
+
+    def next_stage(self) -> None:
+        """What was the best of one stage is no measure for the next."""
+        self.stage, self.stage_began = self.stage + 1, self.step
+        self.best, self.best_step, self.stale = None, 0, 0
 
     def judge(self, score: float) -> bool:
         """Note the score of this step; whether it is the best so far."""
@@ -96,7 +144,7 @@ class State:
 
     def finished(self, clock: Clock, cfg: EngineConfig) -> str | None:
         """Why there is nothing left to do, and what to type to go on all the same; None if there is."""
-        if self.step >= clock.max_steps:
+        if self.done(clock):
             return f"{self.step} of {clock.max_steps} steps; engine.max_steps=N goes on"
         if cfg.patience is not None and self.stale >= cfg.patience:
             return (
@@ -114,8 +162,7 @@ class State:
 def fit(
     task: Task,
     batches: Callable[[int], Generator[Batch, None, None]],
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
+    optimize: Callable[[int], tuple[Optimizer, LRScheduler]],
     cfg: EngineConfig,
     run: Run,
     *,
@@ -123,14 +170,17 @@ def fit(
     precision: Precision,
     seed: int,
     evaluate_now: Callable[[int], Mapping[str, float]],
+    predictions: Callable[[], Generator[tuple[Batch, list[Prediction]], None, None]] = no_predictions,
     about: Mapping[str, Any],
     resume: Mapping[str, Any] | None = None,
     processes: Processes = ALONE,
 ) -> State:
-    """Train until `clock.max_steps`; write metrics and checkpoints into `run`; return where it ended.
+    """Train all stages, to `clock.max_steps`; write metrics and checkpoints into `run`; return where it ended.
 
     batches: the endless stream of this process's batches from batch n on.
+    optimize: an optimizer over the parameters that want gradients, and its schedule of n steps, for each stage.
     evaluate_now: evaluates the model as it is at a step, and gives every process the same metrics.
+    predictions: what the model says of the training images, to be computed as it is read, for a stage that begins.
     about: what every checkpoint says of the run (task, classes, config): plain values.
     resume: the content of a checkpoint of this run.
 
@@ -138,12 +188,25 @@ def fit(
     Raises ConfigError for a loss without a weight, NonFiniteLossError, OutOfMemoryError, and Interrupted after Ctrl-C
     or SIGTERM, when the run is saved.
     """
-    learner = Learner(task, optimizer, scheduler, cfg, precision=precision, processes=processes)
+    names = stage_names(task.model)
+    state = State() if resume is None else State.of(resume, names)
+    if resume is None:
+        begin_stage(task.model, 0, no_predictions(), seed=seed)
+    else:
+        restore_trained(task.model, resume)
+
+    def new_learner() -> Learner:
+        end = clock.stage_end(state.stage, state.stage_began)
+        optimizer, scheduler = optimize(max(1, end - state.stage_began))
+        return Learner(
+            task, optimizer, scheduler, cfg, precision=precision, processes=processes, began=state.stage_began
+        )
+
+    learner = new_learner()
     if resume is not None:
         learner.restore(resume)
-    state = State() if resume is None else State.of(resume)
-    window = Window(state.window, learner, batches, run, processes)
-    run.rewind(state.step)
+    window = Window(state.window, task, cfg, batches, run, processes)
+    run.rewind(state.step, later=names[state.stage + 1 :])
     stream = batches(state.step * cfg.accumulate)
     began, images, busy = time.perf_counter() - state.seconds, 0, 0.0
     bar = Progress(
@@ -159,35 +222,48 @@ def fit(
     # Closed here: a traceback that holds the stream would keep its workers, and the process waits for them at its end.
     with contextlib.closing(stream), Interrupt() as interrupt, bar as progress:
         while state.finished(clock, cfg) is None:
-            step_began = time.perf_counter()
-            seed_all(seed, "step", state.step * processes.world + processes.rank)
-            step = learner.step(state.step + 1, stream)
-            window.add(step)
-            state.step += 1
-            state.seconds = time.perf_counter() - began
-            if cfg.max_minutes is not None:
-                state.seconds = processes.share(state.seconds)
+            if state.stage_over(clock):
+                learner.keep_judged()
+                del learner  # its optimizer may hold as much memory as the model
+                state.next_stage()
+                end = clock.stage_end(state.stage, state.stage_began)
+                run.say(f"step {state.step}: {names[state.stage]} begins, and ends with step {end}")
+                begin_stage(task.model, state.stage, predictions(), seed=seed)
+                learner = new_learner()
+                task.model.train()
+            named = {"stage": names[state.stage]} if names else {}
 
-            ends = state.finished(clock, cfg) is not None
-            if log_now := ends or state.step % cfg.log_every == 0:
-                record = window.record()
-            images, busy = images + len(step.images), busy + time.perf_counter() - step_began
-            if log_now:
-                speed, images, busy = images * processes.world / busy, 0, 0.0
-                epoch = state.step / clock.steps_per_epoch
-                run.log({"step": state.step, "epoch": epoch, "lr": step.lr, **record})
-                run.scalars(state.step, {"images_per_s": speed})
-                progress.status(f"{learner.terms.line(record)}, {speed:.1f} images/s")
-            progress.advance()
+            if not (ends := state.stage_over(clock)):  # a stage may be without steps
+                step_began = time.perf_counter()
+                seed_all(seed, "step", state.step * processes.world + processes.rank)
+                step = learner.step(state.step + 1, stream)
+                window.add(step)
+                state.step += 1
+                state.seconds = time.perf_counter() - began
+                if cfg.max_minutes is not None:
+                    state.seconds = processes.share(state.seconds)
+
+                ends = state.stage_over(clock) or state.finished(clock, cfg) is not None
+                if log_now := ends or state.step % cfg.log_every == 0:
+                    record = window.record()
+                images, busy = images + len(step.images), busy + time.perf_counter() - step_began
+                if log_now:
+                    speed, images, busy = images * processes.world / busy, 0, 0.0
+                    epoch = state.step / clock.steps_per_epoch
+                    run.log({"step": state.step, **named, "epoch": epoch, "lr": step.lr, **record})
+                    run.scalars(state.step, {"images_per_s": speed})
+                    told = (*named.values(), learner.terms.line(record), f"{speed:.1f} images/s")
+                    progress.status(", ".join(told))
+                progress.advance()
 
             improved = False
             if evaluate_due := ends or state.step % clock.eval_every == 0:
                 with learner.judged():
                     state.metrics = dict(evaluate_now(state.step))
-                run.log({"step": state.step, **state.metrics})
+                run.log({"step": state.step, **named, **state.metrics})
                 if task.monitor not in state.metrics:
-                    names = ", ".join(state.metrics)
-                    run.say(f"task.monitor={task.monitor} is not among the metrics {names}")
+                    metrics = ", ".join(state.metrics)
+                    run.say(f"task.monitor={task.monitor} is not among the metrics {metrics}")
                 improved = state.judge(state.metrics.get(task.monitor, math.nan))
             signal = processes.largest(interrupt.received or 0)
             if signal or evaluate_due or state.step % clock.checkpoint_every == 0:

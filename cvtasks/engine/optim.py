@@ -72,14 +72,14 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Up to four groups of the trainable parameters: (backbone or not) x (weights, or norms and biases).
 
-    A parameter with one dimension is a norm's or a bias. Parameters below `backbone.` learn at
+    A parameter with one dimension is a norm's or a bias. Parameters of a `backbone` learn at
     `lr * backbone_lr_factor`. The order is that of the model, so that an optimizer's state can be loaded again.
     """
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        in_backbone, is_vector = name.startswith("backbone."), parameter.ndim <= 1
+        in_backbone, is_vector = "backbone" in name.split("."), parameter.ndim <= 1
         group = groups.setdefault(
             (in_backbone, is_vector),
             {

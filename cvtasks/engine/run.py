@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +102,7 @@ class Run:
         """One line of metrics.jsonl, with its numbers in TensorBoard too. NaN is written as null."""
         self._metrics.write(json.dumps(_json(record)) + "\n")
         self._metrics.flush()
-        self.scalars(record["step"], {k: v for k, v in record.items() if k != "step"})
+        self.scalars(record["step"], {k: v for k, v in record.items() if k not in ("step", "stage")})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers for TensorBoard alone: what depends on the machine is kept out of metrics.jsonl."""
@@ -113,11 +113,14 @@ class Run:
         """A uint8 image [3, H, W] for TensorBoard."""
         self._to_tensorboard(lambda events: events.picture(step, name, image))
 
-    def rewind(self, step: int) -> None:
-        """Drop what metrics.jsonl and TensorBoard hold beyond a step: it was written after the last checkpoint."""
+    def rewind(self, step: int, *, later: Sequence[str] = ()) -> None:
+        """Drop what metrics.jsonl and TensorBoard hold beyond a step: it was written after the last checkpoint.
+
+        later: stages whose lines go, too; one without steps begins and ends at the step of the one before it.
+        """
         path = self.folder / "metrics.jsonl"
         text = path.read_text(encoding="utf-8", errors="replace")
-        kept = "".join(line + "\n" for line in text.splitlines() if _step(line) <= step)
+        kept = "".join(line + "\n" for line in text.splitlines() if _step(line, later) <= step)
         if kept != text:
             self._metrics.close()
             write_atomically(path, kept.encode())
@@ -160,7 +163,7 @@ class Follower(Run):
 
     def picture(self, name: str, image: Any, step: int) -> None: ...
 
-    def rewind(self, step: int) -> None: ...
+    def rewind(self, step: int, *, later: Sequence[str] = ()) -> None: ...
 
     def write_json(self, name: str, values: Any) -> None: ...
 
@@ -206,11 +209,12 @@ def lock(folder: Path) -> Any:
     return file
 
 
-def _step(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinity for half a line, which a kill or a full disk leaves."""
+def _step(line: str, later: Sequence[str]) -> float:
+    """The step of a line of metrics.jsonl; infinity for a later stage's, and for half a line, as a kill leaves it."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        record = json.loads(line)
+        return math.inf if record.get("stage") in later else float(record["step"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return math.inf
 
 

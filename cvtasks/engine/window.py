@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cvtasks.config.schema import EngineConfig
 from cvtasks.engine import checkpoint as checkpoints
 from cvtasks.engine.distributed import Processes
-from cvtasks.engine.learner import Learner, Step
+from cvtasks.engine.learner import Step
 from cvtasks.engine.run import Run
+from cvtasks.engine.terms import Terms
 from cvtasks.errors import CvtasksError, NonFiniteLossError
-from cvtasks.types import Batch, ImageId
+from cvtasks.types import Batch, ImageId, Task
 
 REPLAY = "not_finite.pt"
 """In the run's folder: `step` and `batches`, each the fields of a `Batch`."""
@@ -33,13 +35,17 @@ class Window:
     def __init__(
         self,
         read: list[Tensor],
-        learner: Learner,
+        task: Task,
+        cfg: EngineConfig,
         batches: Callable[[int], Iterator[Batch]],
         run: Run,
         processes: Processes,
     ) -> None:
         self._read, self._new = read, list[Step]()
-        self._learner, self._batches, self._run, self._processes = learner, batches, run, processes
+        self._last: Step | None = None
+        self._model, self._terms = task.model, Terms(task.loss_weights, torch.device("cpu"))
+        self._accumulate = cfg.accumulate
+        self._batches, self._run, self._processes = batches, run, processes
 
     def add(self, step: Step) -> None:
         self._new.append(step)
@@ -47,7 +53,7 @@ class Window:
     def record(self) -> dict[str, float]:
         """The mean of all steps since the last call, by the names of the terms. Raises NonFiniteLossError."""
         self.check()
-        record = self._learner.terms.record(torch.stack(self._read).mean(0))
+        record = self._terms.record(torch.stack(self._read).mean(0))
         self._read.clear()
         return record
 
@@ -62,18 +68,20 @@ class Window:
         if len(bad):
             row, rank, term = bad[0].tolist()
             step, images = self._new[row], each[rank][1][row]
-            what = f"the loss {self._learner.terms.names[term]} is {rows[row, rank, term].item()}"
+            what = f"the loss {self._terms.names[term]} is {rows[row, rank, term].item()}"
             raise self._not_finite(step, what, images, mine=rank == self._processes.rank)
         self._read += rows.mean(1)
         self._last, self._new = self._new[-1], []
 
     def check_weights(self) -> None:
         """After `check`: raises NonFiniteLossError if the last step has spoilt them; no checkpoint is worth less."""
-        weights = self._learner.model.state_dict()
+        weights = self._model.state_dict()
         finite = torch.stack([w.isfinite().all() for w in weights.values()])
         if not finite.all():
-            name = list(weights)[int(finite.int().argmin())]
-            raise self._not_finite(self._last, f"the weights {name} are no longer finite", self._last.images)
+            what = f"the weights {list(weights)[int(finite.int().argmin())]} are no longer finite"
+            if self._last is None:  # no step has been taken: a stage has begun with them
+                raise NonFiniteLossError(what)
+            raise self._not_finite(self._last, what, self._last.images)
 
     def _not_finite(
         self, step: Step, what: str, images: Sequence[ImageId], *, mine: bool = True
@@ -86,10 +94,9 @@ class Window:
         )
 
     def _keep(self, step: Step, file: Path) -> bool:
-        accumulate = self._learner.cfg.accumulate
         try:
-            stream = self._batches((step.number - 1) * accumulate)
-            batches = [vars(next(stream)) for _ in range(accumulate)]
+            stream = self._batches((step.number - 1) * self._accumulate)
+            batches = [vars(next(stream)) for _ in range(self._accumulate)]
             checkpoints.save(file, {"step": step.number, "batches": batches})
         except CvtasksError:  # it must not hide what is told here
             return False

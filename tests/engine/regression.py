@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from cvtasks.config.schema import EngineConfig
 from cvtasks.engine import loop, optim, schedules
 from cvtasks.engine.distributed import ALONE, Processes
-from cvtasks.engine.evaluation import evaluate
+from cvtasks.engine.evaluation import evaluate, predicted
 from cvtasks.engine.learner import Learner
 from cvtasks.engine.precision import Precision
 from cvtasks.engine.run import Follower, Run
+from cvtasks.engine.stages import stage_shares
 from cvtasks.types import Batch, Prediction, Task, Truth
 
 IMAGES, BATCH_SIZE, SEED = 12, 4, 7
@@ -115,6 +116,8 @@ def train(
     optimizer: str = "sgd",
     lr: float = 0.05,
     batches: Any = stream,
+    on_predict: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    shares: Sequence[float] | None = None,
     precision: Precision = FP32,
     processes: Processes = ALONE,
     **engine: Any,
@@ -122,9 +125,18 @@ def train(
     """`fit` as the application calls it."""
     task = task or make_task()
     cfg = EngineConfig(**{"max_steps": 10, "log_every": 3, "eval_every": 5} | engine)
-    clock = loop.schedule_length(cfg, images=IMAGES, batch_size=BATCH_SIZE)
-    build = {"sgd": optim.sgd, "adamw": optim.adamw}[optimizer](task.model, lr=lr)
-    scheduler = schedules.cosine(build, max_steps=clock.max_steps, warmup_steps=3)
+    given = stage_shares(task.model, shares)
+    clock = loop.schedule_length(cfg, images=IMAGES, batch_size=BATCH_SIZE, shares=given)
+
+    def optimize(steps: int) -> tuple[Any, Any]:
+        built = {"sgd": optim.sgd, "adamw": optim.adamw}[optimizer](task.model, lr=lr)
+        return built, schedules.cosine(built, max_steps=steps, warmup_steps=3)
+
+    def predictions() -> Any:
+        # The training images in batches of two; each process predicts every world-th.
+        mine = [make_batch(range(n, n + 2), truth=True) for n in range(0, IMAGES, 2)]
+        turns = on_predict(mine[processes.rank :: processes.world])
+        yield from predicted(task.model, turns, precision=precision, processes=processes)
 
     def evaluate_now(step: int) -> dict[str, float]:
         # Each process judges one of the two batches; one alone judges both.
@@ -135,14 +147,14 @@ def train(
         return loop.fit(
             task,
             batches,
-            build,
-            scheduler,
+            optimize,
             cfg,
             run,
             clock=clock,
             precision=precision,
             seed=SEED,
             evaluate_now=evaluate_now,
+            predictions=predictions,
             about={"task": "regression", "config": "seed: 7"},
             resume=resume,
             processes=processes,

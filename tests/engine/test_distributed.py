@@ -13,10 +13,11 @@ import torch
 
 from cvtasks.engine import checkpoint
 from cvtasks.engine.distributed import ALONE, from_environment
-from cvtasks.engine.evaluation import evaluate
+from cvtasks.engine.evaluation import evaluate, predicted
 
 from .detector import detector_task, scenes
-from .regression import FP32, held_out, learner_of, make_task, mean_alone, stream
+from .regression import FP32, IMAGES, held_out, learner_of, make_batch, make_task, mean_alone, stream
+from .staged import staged_task
 from .test_loop import content
 
 TESTS = Path(__file__).parent.parent
@@ -87,6 +88,27 @@ def test_evaluation_equals_one_processs_to_the_last_digit(folder: Path) -> None:
 def test_a_resumed_run_of_two_processes_equals_the_unbroken_one(folder: Path) -> None:
     assert content(folder / "broken") == content(folder / "unbroken")
     histories = [(folder / name / "metrics.jsonl").read_text() for name in ("broken", "unbroken")]
+    assert histories[0] == histories[1]
+
+
+def test_every_process_reads_all_predictions_in_one_order_as_a_process_alone(folder: Path) -> None:
+    batches = [make_batch(ids, truth=True) for ids in ([5, 3], [1, 4], [2])]
+    expected = list(predicted(staged_task().model, batches, precision=FP32))
+    for rank in range(2):
+        found = result(folder, "predicted", rank)
+        assert found["ids"] == [[5, 3], [1, 4], [2]]
+        assert torch.equal(found["labels"], torch.cat([batch.label for batch, _ in expected]))
+        assert torch.equal(found["values"], torch.stack([p["value"] for _, pair in expected for p in pair]))
+
+
+def test_a_run_in_stages_killed_as_two_of_them_began_equals_the_unbroken_one(folder: Path) -> None:
+    first, second = (result(folder, "stages", rank) for rank in range(2))
+    assert first["seen"] == second["seen"] == [[], list(range(IMAGES)), list(range(IMAGES))]
+    trained = [name for name in first["model"] if "running" not in name]
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in trained)
+    assert (folder / "staged broken" / "train.log").read_text().count("Killed") == 2
+    assert content(folder / "staged broken") == content(folder / "staged")
+    histories = [(folder / name / "metrics.jsonl").read_text() for name in ("staged broken", "staged")]
     assert histories[0] == histories[1]
 
 

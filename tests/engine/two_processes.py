@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,25 @@ from torch import Tensor
 
 from cvtasks.engine import checkpoint
 from cvtasks.engine.distributed import Processes, joined
-from cvtasks.engine.evaluation import evaluate
+from cvtasks.engine.evaluation import evaluate, predicted
 from cvtasks.engine.learner import Learner
 from cvtasks.errors import CvtasksError
 from cvtasks.nn.norm import synchronized
-from cvtasks.types import Batch
+from cvtasks.types import Batch, Task
 
 from .detector import detector_task, scenes
-from .regression import FP32, Regressor, held_out, learner_of, make_task, mean_alone, stream, train
+from .regression import (
+    FP32,
+    Regressor,
+    held_out,
+    learner_of,
+    make_batch,
+    make_task,
+    mean_alone,
+    stream,
+    train,
+)
+from .staged import staged_task, train_staged
 
 
 class Killed(Exception):
@@ -84,6 +95,43 @@ def check_resume(folder: Path, processes: Processes) -> dict[str, Any]:
     resume = processes.share(checkpoint.load_last(folder / "broken")[0])
     train(folder / "broken", batches=batches, processes=processes, resume=resume, **settings)
     return {}
+
+
+def check_stages(folder: Path, processes: Processes) -> dict[str, Any]:
+    """A run in stages; one that is killed while the second stage, and then the third, reads its predictions."""
+
+    def train_part(name: str, task: Task, **more: Any) -> None:
+        resume = processes.share(checkpoint.load_last(folder / name)[0])
+        batches = part(stream, processes)
+        train_staged(folder / name, task=task, batches=batches, processes=processes, resume=resume, **more)
+
+    def killed(batches: Iterable[Batch]) -> Iterator[Batch]:
+        yield next(iter(batches))
+        raise Killed
+
+    whole = staged_task()
+    train_part("staged", whole, ema=0.9)
+    with contextlib.suppress(Killed):
+        train_part("staged broken", staged_task(), ema=0.9, on_predict=killed)
+    with contextlib.suppress(Killed):
+        train_part("staged broken", staged_task(), ema=0.9, on_predict=killed)
+    train_part("staged broken", staged_task(), ema=0.9)
+    return {"seen": whole.model.seen, "model": whole.model.state_dict()}
+
+
+def check_predicted(folder: Path, processes: Processes) -> dict[str, Any]:
+    """Of three batches the first process has two."""
+    model = staged_task().model
+    if not processes.first:  # running statistics of its own images
+        model.parts[0].norm.running_mean += 1.0
+    all_batches = [make_batch(ids, truth=True) for ids in ([5, 3], [1, 4], [2])]
+    mine = all_batches[processes.rank :: processes.world]
+    pairs = list(predicted(model, mine, precision=FP32, processes=processes))
+    return {
+        "ids": [batch.image_ids for batch, _ in pairs],
+        "labels": torch.cat([batch.label for batch, _ in pairs]),
+        "values": torch.stack([p["value"] for _, found in pairs for p in found]),
+    }
 
 
 def check_not_finite(folder: Path, processes: Processes) -> dict[str, Any]:
