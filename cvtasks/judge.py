@@ -6,18 +6,21 @@ Every function takes the resolved configuration as a plain dict (`config.compose
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from cvtasks.assembly import Config, Setup, as_yaml, build_task, build_transform, open_reader
 from cvtasks.config.build import build, locate
 from cvtasks.data.collate import collate
 from cvtasks.data.images import find_images, read_image
+from cvtasks.data.people import of_one_person
+from cvtasks.data.single import of_one_object
 from cvtasks.engine import checkpoint as checkpoints
 from cvtasks.engine.distributed import joined
 from cvtasks.engine.evaluation import evaluate as evaluate_model
@@ -26,17 +29,17 @@ from cvtasks.engine.progress import Progress
 from cvtasks.engine.run import write_json
 from cvtasks.errors import ConfigError, DataError
 from cvtasks.metrics.label_folder import LabelFolder
-from cvtasks.metrics.records import describe, summary
-from cvtasks.metrics.results import read_results
+from cvtasks.metrics.person_boxes import read_person_boxes
+from cvtasks.metrics.records import Record, describe, summary
+from cvtasks.metrics.results import read_keypoint_results, read_results
+from cvtasks.metrics.tables import as_lines
 from cvtasks.nn import zoo
-from cvtasks.types import Evaluator, Reader, Sample, Task
+from cvtasks.types import ClassInfo, Evaluator, Prediction, Reader, Sample, Task
 from cvtasks.viz import report
 from cvtasks.viz.overlays import draw
 
 SHOWN_IMAGES = 8
 """Images in the picture of sample predictions"""
-SHOWN_CLASSES = 30
-"""Up to so many classes, the summary has each one's number"""
 
 
 def evaluate(cfg: Config) -> float | None:
@@ -89,7 +92,13 @@ def predict(cfg: Config) -> None:
     zoo.fit_weights(model, checkpoints.judged_weights(content), source=cfg["checkpoint"])
     setup.place(model).eval()
     transform = build(cfg["pipeline"], train=False, flip_index=classes.flip_index)
+    requires = frozenset(cfg["task"]["requires"])
+    one_object, one_person = of_one_object(requires), of_one_person(requires)
+    boxes, notes = _person_boxes(cfg, paths, classes, wanted=one_person)
     folder = _output_folder(cfg | {"run_dir": cfg["output"]}, "predict")
+    about: dict[str, Any] = {"classes": list(classes.names)}
+    if one_person:
+        about |= {"keypoints": list(classes.keypoint_names), "boxes": cfg["boxes"] or "the whole image"}
 
     records, broken = [], []
     with Progress(len(paths), title="predict", unit="image") as progress:
@@ -100,20 +109,63 @@ def predict(cfg: Config) -> None:
             except DataError as error:
                 broken.append(str(error))
                 continue
-            sample: Sample = {"image": image, "image_id": str(path), "orig_size": tuple(image.shape[-2:])}
-            batch = collate([transform(sample)]).to(setup.device)
-            named = out_of_memory_named("predict", batch, key="loader.eval_batch_size")
-            with named, torch.no_grad(), setup.precision.autocast():
-                found = report.above(model.predict(batch)[0], cfg["score_threshold"])
-            draw(image, found, classes).save(folder / f"{name}.png")
             height, width = image.shape[-2:]
-            about = {"file": str(path), "width": width, "height": height}
-            records.append(about | describe(found, classes, folder=folder, name=name))
-    write_json(folder / "predictions.json", {"classes": list(classes.names), "images": records})
+            sample: Sample = {"image": image, "image_id": str(path), "orig_size": (height, width)}
+            record: Record = {"file": str(path), "width": width, "height": height}
+            record |= {"people": []} if one_person else {}
+            samples = _people(sample, boxes.get(path)) if one_person else [sample]
+            found = _predicted([transform(one) for one in samples], model, setup)
+            if one_object:
+                record["guesses"] = describe(found, classes, folder=folder, name=name)["objects"]
+                found = report.best(found)
+            else:
+                found = report.above(found, cfg["score_threshold"])
+                record |= describe(found, classes, folder=folder, name=name)
+            if one_person and not cfg["boxes"]:
+                found.pop("boxes")  # the picture's own frame
+            draw(image, found, classes).save(folder / f"{name}.png")
+            records.append(record)
+    write_json(folder / "predictions.json", about | {"images": records})
     print(f"{summary(records, score=cfg['score_threshold'])}: {folder}")
+    for note in notes:
+        print(note)
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise DataError(f"{broken[0]}{more}; the other {len(records)} images are done")
+
+
+def _person_boxes(
+    cfg: Config, paths: list[Path], classes: ClassInfo, *, wanted: bool
+) -> tuple[dict[Path, Tensor], list[str]]:
+    """Those of `boxes`, by image, and notes; nothing where they are not given."""
+    if cfg["boxes"] is None:
+        return {}, []
+    if not wanted:
+        raise ConfigError(f"boxes={cfg['boxes']}: task={cfg['task']['name']} takes none; leave it out")
+    return read_person_boxes(Path(cfg["boxes"]), paths, classes, score=cfg["score_threshold"])
+
+
+def _people(image: Sample, boxes: Tensor | None) -> list[Sample]:
+    """A sample for each box [N, 4] that has something of the image; for the whole image, where there are none."""
+    height, width = size = image["orig_size"]
+    corners = torch.tensor([[0.0, 0, width, height]]) if boxes is None else boxes
+    inside = corners.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
+    inside = inside[(inside[:, 2:] > inside[:, :2]).all(dim=1)]
+    return [
+        image | {"boxes": BoundingBoxes(box[None], format=BoundingBoxFormat.XYXY, canvas_size=size)}  # type: ignore[call-arg]
+        for box in inside
+    ]
+
+
+def _predicted(samples: list[Sample], model: Any, setup: Setup) -> Prediction:
+    """What a model says of one image, in as many samples as there are people, on the host."""
+    found: list[Prediction] = []
+    for first in range(0, len(samples), setup.eval_batch_size):
+        batch = collate(samples[first : first + setup.eval_batch_size]).to(setup.device)
+        named = out_of_memory_named("predict", batch, key="loader.eval_batch_size")
+        with named, torch.no_grad(), setup.precision.autocast():
+            found += model.predict(batch)
+    return report.together(found)
 
 
 def _evaluate_written(cfg: Config) -> float | None:
@@ -123,6 +175,8 @@ def _evaluate_written(cfg: Config) -> float | None:
         raise ConfigError(f"predictions={path}: there is no such file or folder")
     judged: frozenset[str] = getattr(locate(cfg["evaluator"]["_target_"]), "judges", frozenset())
     what, field, read = "a results file", "boxes", _read_objects
+    if "keypoints" in judged:
+        what, field, read = "a results file", "keypoints", _read_poses
     if path.is_dir():
         what, field, read = "a folder of label maps", "segmentation", _read_label_maps
     if field not in judged:
@@ -158,6 +212,13 @@ def _read_objects(path: Path, reader: Reader, evaluator: Evaluator) -> list[str]
     return results.notes
 
 
+def _read_poses(path: Path, reader: Reader, evaluator: Evaluator) -> list[str]:
+    truth = [reader.truth(index) for index in range(len(reader))]
+    results = read_keypoint_results(path, reader.classes, truth)
+    evaluator.update([results.predictions[t["image_id"]] for t in truth], truth)
+    return results.notes
+
+
 def write_evaluation(
     folder: Path, cfg: Config | None, evaluator: Any, metrics: Mapping[str, float], *, say: Any = print
 ) -> None:
@@ -168,10 +229,8 @@ def write_evaluation(
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     report.draw_evaluation(evaluator.plot_data(), folder / "plots")
     write_json(folder / "metrics.json", dict(metrics))  # the last: where it is, all is
-    whole = {name: value for name, value in metrics.items() if name.count("/") == 1}
-    per_class = {k: value for k, value in metrics.items() if k not in whole and not k.startswith("val/")}
-    for name, value in (whole | (per_class if len(per_class) <= SHOWN_CLASSES else {})).items():
-        say(f"  {name:<24} {'-' if math.isnan(value) else f'{value:.4f}'}")
+    for line in as_lines(metrics):
+        say(line)
     say(f"written: {folder / 'metrics.json'}")
 
 

@@ -44,8 +44,8 @@ SCHEDULERS = (
 )
 STUDIES = "studies"
 """A room for `cvtasks study` alone: a study trains what its settings say, and they are never a checkpoint's."""
-NOT_ROOMS = ("nn.zoo",)
-"""Fetches files: a network asked for by name in a configuration that a stranger wrote."""
+NOT_ROOMS = ("nn.zoo", "metrics.results")
+"""One fetches files and one writes them, wherever a configuration that a stranger wrote says."""
 HYDRAS = ("hydra._internal.core_plugins.", "hydra.experimental.", "hydra_plugins.", "optuna.samplers.")
 """Where Hydra's own plug-ins live, and what one of them builds."""
 _TORCH = {f"torch.optim.{n}" for n in OPTIMIZERS} | {f"torch.optim.lr_scheduler.{n}" for n in SCHEDULERS}

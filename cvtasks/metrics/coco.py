@@ -52,6 +52,11 @@ def xywh(boxes: np.ndarray) -> np.ndarray:
     return np.round(np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1), 6)
 
 
+def xyxy(boxes: np.ndarray) -> np.ndarray:
+    """COCO's boxes as corners, float64 [N, 4]."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
 @dataclass(frozen=True)
 class CocoResult:
     """T IoU thresholds, R recalls, K classes, A ranges of area, M limits of detections. NaN: undefined."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from cvtasks.metrics import coco, voc
 from cvtasks.metrics.collected import Collected, Objects
-from cvtasks.metrics.results import LARGEST
+from cvtasks.metrics.results import LARGEST, write_results
 from cvtasks.types import ClassInfo, ImageId, Prediction, Truth
 
 _log = logging.getLogger(__name__)
@@ -59,8 +58,8 @@ class DetectionEvaluator:
         num_classes = len(self.classes)
         result = coco.evaluate(truth, predictions, num_classes=num_classes)
         voc_result = voc.evaluate(
-            [_with_corners(t) for t in truth],
-            [_with_corners(p) for p in predictions],
+            [t | {"boxes": coco.xyxy(t["boxes"])} for t in truth],
+            [p | {"boxes": coco.xyxy(p["boxes"])} for p in predictions],
             num_classes=num_classes,
             inclusive=self.voc_inclusive,
         )
@@ -76,20 +75,7 @@ class DetectionEvaluator:
 
         Evaluated again, by this class or by pycocotools, the file gives the same numbers.
         """
-        ids, predictions = self._collected.ids(), self._collected.by_image("predictions")
-        category_ids = np.array(self.classes.category_ids, np.int64)
-        results = [
-            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-            for image_id, objects in zip(ids, predictions, strict=True)
-            for category_id, box, score in zip(
-                category_ids[objects["labels"]].tolist(),
-                objects["boxes"].tolist(),
-                objects["scores"].tolist(),
-                strict=True,
-            )
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "box_results.json").write_text(json.dumps(results, separators=(",", ":")))
+        write_results(folder / "box_results.json", self._collected, self.classes)
 
     def plot_data(self) -> dict[str, Any]:
         """`precision_recall` at IoU 0.5 (each class that has truth, and their mean) and `per_class_ap`."""
@@ -129,8 +115,3 @@ def _prediction_columns(prediction: Prediction, image_id: ImageId) -> Objects:
         boxes, scores, labels = boxes[sound], scores[sound], labels[sound]
     boxes = coco.xywh(boxes)
     return {"boxes": boxes, "labels": labels, "area": boxes[:, 2] * boxes[:, 3], "scores": scores}
-
-
-def _with_corners(objects: Objects) -> Objects:
-    boxes = objects["boxes"]
-    return objects | {"boxes": np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvtasks.metrics.label_folder import encode
+from cvtasks.metrics.results import coco_keypoints
 from cvtasks.types import ClassInfo, Prediction
 
 Record = dict[str, Any]
@@ -26,6 +27,9 @@ def describe(prediction: Prediction, classes: ClassInfo, *, folder: Path, name: 
 def summary(records: Sequence[Record], *, score: float) -> str:
     """One line for people. score: what the objects have at least."""
     images = f"{len(records)} image{'s' * (len(records) != 1)}"
+    if any("people" in record for record in records):
+        people = sum(len(record["people"]) for record in records)
+        return f"{people} {'people' if people != 1 else 'person'} in {images}"
     if not any("objects" in record for record in records):
         return images
     objects = sum(len(record["objects"]) for record in records)
@@ -33,7 +37,9 @@ def summary(records: Sequence[Record], *, score: float) -> str:
 
 
 def _objects(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
-    """Boxes as in COCO's results."""
+    """Boxes as in COCO's results; nothing of those that are a person's, with joints."""
+    if "labels" not in prediction:
+        return {}
     columns = (prediction[name].tolist() for name in ("boxes", "labels", "scores"))
     return {
         "objects": [
@@ -41,11 +47,27 @@ def _objects(prediction: Prediction, classes: ClassInfo, folder: Path, name: str
                 "class": classes.names[label],
                 "category_id": classes.category_ids[label],
                 "score": score,
-                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                "bbox": _bbox(box),
             }
             for box, label, score in zip(*columns, strict=True)
         ]
     }
+
+
+def _people(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
+    """Joints as in COCO's results: x, y (a pixel's index) and score of each."""
+    joints = coco_keypoints(prediction["keypoints"].numpy(), prediction["keypoint_scores"].numpy())
+    columns = (joints.tolist(), *(prediction[name].tolist() for name in ("boxes", "scores")))
+    return {
+        "people": [
+            {"score": score, "bbox": _bbox(box), "keypoints": own}
+            for own, box, score in zip(*columns, strict=True)
+        ]
+    }
+
+
+def _bbox(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
 
 
 def _label_map(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
@@ -64,5 +86,6 @@ def _label_map(prediction: Prediction, classes: ClassInfo, folder: Path, name: s
 
 FIELDS: dict[str, Callable[[Prediction, ClassInfo, Path, str], Record]] = {
     "boxes": _objects,
+    "keypoints": _people,
     "segmentation": _label_map,
 }

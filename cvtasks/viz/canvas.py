@@ -1,8 +1,10 @@
-"""A picture that is drawn on: frames, names on tags, tinted label maps, and a legend below."""
+"""A picture that is drawn on: frames, names on tags, skeletons, tinted label maps, and a legend below."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,8 +20,28 @@ Rectangle: TypeAlias = tuple[float, float, float, float]
 
 Line: TypeAlias = Literal["bold", "thin", "dashed"]
 
+Point: TypeAlias = tuple[float, float]
+
+_EDGE = (0, 0, 0, 150)
+"""Around what is drawn, so that it stands out from a background of its own colour"""
+_FINE = 2400
+"""Slanted lines are drawn on a picture of about this length, and shrunk: then they have no steps."""
 _TINT = 140
 """Of 255: how much of the class's colour, and how little of the image, its pixels show"""
+
+
+@dataclass(frozen=True)
+class Limb:
+    start: Point
+    end: Point
+    color: Color
+
+
+@dataclass(frozen=True)
+class Joint:
+    place: Point
+    color: Color
+    hollow: bool = False
 
 
 class Canvas:
@@ -69,6 +91,33 @@ class Canvas:
         self._tags.append(tags[best])
         self._draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=(*color, 235))
         self._draw.text((x1 + pad, (y1 + y2) / 2), text, fill=text_color(color), font=self._font, anchor="lm")
+
+    def skeleton(self, limbs: Sequence[Limb], joints: Sequence[Joint]) -> None:
+        """Limbs as lines with joints as dots or rings on them, both thinner for a person who is small in the picture."""
+        places = [joint.place for joint in joints] + [p for limb in limbs for p in (limb.start, limb.end)]
+        if not places:
+            return
+        low, high = np.min(places, axis=0), np.max(places, axis=0)
+        person = float(np.hypot(*(high - low))) * self.scale
+        width = max(2.0, min(max(self.image.size) / 110, person / 35))
+        fine = max(1, round(_FINE / max(self.image.size)))
+        layer = Image.new("RGBA", (self.image.width * fine, self.image.height * fine))
+        draw = ImageDraw.Draw(layer)
+        factor, edge = self.scale * fine, fine * max(1.0, width / 5)
+        for grow in (edge, 0.0):
+            for limb in limbs:
+                ends = [(x * factor, y * factor) for x, y in (limb.start, limb.end)]
+                color = _EDGE if grow else limb.color
+                draw.line(ends, fill=color, width=round(width * fine + 2 * grow))
+        for joint in joints:
+            center = (joint.place[0] * factor, joint.place[1] * factor)
+            radius = width * fine * (1.1 if joint.hollow else 0.95)
+            draw.circle(center, radius + edge, fill=_EDGE)
+            draw.circle(center, radius, fill=joint.color)
+            if joint.hollow:
+                draw.circle(center, 0.6 * radius, fill=(0, 0, 0, 0))  # the picture shows through
+        small = layer.resize(self.image.size, Image.Resampling.BOX) if fine > 1 else layer
+        self.image.paste(small, (0, 0), small)
 
     def label_map(self, labels: np.ndarray, palette: np.ndarray) -> None:
         """Tint each pixel by its label (uint8 [H, W] of the original image), with a solid line where a class ends.

@@ -27,6 +27,8 @@ _LISTED = _OKABE_ITO + _FAR_APART
 _GOLDEN = 0.618034
 _LIGHTNESS = (0.42, 0.60, 0.76)
 
+SIDE_COLORS: dict[str, Color] = {"left": (86, 180, 233), "right": (213, 94, 0), "middle": (240, 228, 66)}
+"""Of a person's joints and limbs: three of Okabe and Ito's, blue, red and yellow to most"""
 INK: Color = (38, 38, 38)
 """Writing on white"""
 GREY: Color = (170, 170, 170)

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cvtasks.types import ClassInfo
-from cvtasks.viz.canvas import Canvas, Line, Picture, as_array, shortened
-from cvtasks.viz.colors import GREY, INK, VOID_COLOR, class_colors
+from cvtasks.viz.canvas import Canvas, Joint, Limb, Line, Picture, as_array, shortened
+from cvtasks.viz.colors import GREY, INK, SIDE_COLORS, VOID_COLOR, class_colors
 
 _MOST_ENTRIES = 24
 """More classes than this are too many for a legend."""
@@ -74,11 +74,16 @@ def _label_map(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) ->
 
 
 def _boxes(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> None:
-    """Frames with names. What truth ignores (crowd, difficult) is grey and dashed; the best detections get the best
-    places for their names."""
-    boxes, classes_of = as_array(labels["boxes"]).reshape(-1, 4), as_array(labels["labels"])
+    """Frames with names. What truth ignores (crowd, difficult) is grey and dashed, and so is the box of a person who is
+    only looked at for the joints; the best detections get the best places for their names."""
+    boxes = as_array(labels["boxes"]).reshape(-1, 4)
+    classes_of = _classes_of(labels)
     scores = as_array(labels["scores"]) if "scores" in labels else None
     ignored = as_array(labels["ignore"]) if "ignore" in labels else np.zeros(len(boxes), np.bool_)
+    if classes_of is None:
+        for box in boxes:
+            canvas.box(box, GREY, line="dashed")
+        return
     palette = class_colors(classes)
     colors = [GREY if ignored[i] else palette[int(classes_of[i])] for i in range(len(boxes))]
     for i in np.argsort(-_areas(boxes), kind="stable"):  # large ones first: they do not hide the small ones
@@ -89,9 +94,52 @@ def _boxes(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> Non
         canvas.label(name if scores is None else f"{name} {scores[i]:.2f}", boxes[i], colors[i])
 
 
+def _classes_of(labels: Mapping[str, Any]) -> np.ndarray | None:
+    """Of each box; None where nobody says."""
+    if "labels" in labels:
+        return as_array(labels["labels"])
+    return as_array(labels["label"]).reshape(1) if "label" in labels else None
+
+
+def _skeletons(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> None:
+    """Limbs and joints in the colours of their sides, the person's own; hidden joints are rings. Joints that are not
+    labelled, or not finite, are left out with their limbs."""
+    people = as_array(labels["keypoints"]).astype(np.float64)
+    visible = as_array(labels["visible"]) if "visible" in labels else np.full(people.shape[:2], 2)
+    visible = np.where(np.isfinite(people).all(axis=2), visible, 0)
+    height, width = canvas.image.height / canvas.scale, canvas.image.width / canvas.scale
+    people = np.clip(np.nan_to_num(people), (-width, -height), (2 * width, 2 * height))
+    sides = [_side(name) for name in classes.joints]
+    seen = set()
+    for points, seen_as in zip(people.tolist(), visible.tolist(), strict=True):
+        limbs = [
+            Limb(points[a], points[b], SIDE_COLORS[_common_side(sides[a], sides[b])])
+            for a, b in classes.skeleton
+            if seen_as[a] and seen_as[b]
+        ]
+        shown = [j for j in range(len(points)) if seen_as[j]]
+        joints = [Joint(points[j], SIDE_COLORS[sides[j]], hollow=seen_as[j] == 1) for j in shown]
+        canvas.skeleton(limbs, joints)
+        seen |= {sides[j] for j in shown}
+    for side in ("left", "right"):
+        if side in seen:
+            canvas.legend(side, SIDE_COLORS[side])
+
+
+def _side(joint: str) -> str:
+    return next((side for side in ("left", "right") if joint.startswith(side + " ")), "middle")
+
+
+def _common_side(one: str, other: str) -> str:
+    """Of a limb: that of its ends, the middle counting for neither."""
+    sides = {one, other} - {"middle"}
+    return sides.pop() if len(sides) == 1 else "middle"
+
+
 LAYERS: dict[str, Callable[[Canvas, Mapping[str, Any], ClassInfo], None]] = {
     "segmentation": _label_map,
     "boxes": _boxes,
+    "keypoints": _skeletons,
 }
 """What can be seen of a field, from the ground up"""
 

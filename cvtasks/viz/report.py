@@ -16,8 +16,12 @@ from cvtasks.viz import plots
 from cvtasks.viz.overlays import contact_sheet, draw
 
 SHOWN_SCORE = 0.5
-OBJECT_FIELDS = ("boxes", "labels", "scores", "ignore", "masks", "keypoints", "visible")
+OBJECT_FIELDS = (
+    "boxes", "labels", "scores", "ignore", "masks", "keypoints", "keypoint_scores", "visible",
+)  # fmt: skip
 """Those of samples, batches and predictions with a row for each object"""
+IMAGE_FIELDS = ("label",)
+"""Those that say one thing of the whole image"""
 MAP_FIELDS = ("masks", "segmentation")
 """Those that end in the image's height and width"""
 
@@ -33,27 +37,53 @@ def draw_batch(batch: Batch, classes: ClassInfo, path: Path) -> None:
 def draw_predictions(
     samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassInfo, path: Path
 ) -> Image.Image:
-    """Truth beside what was found (objects with scores from 0.5 on), two images a row; returns the picture."""
+    """Truth beside what was found (objects with scores from 0.5 on, or the best guess at the only one), two images a row;
+    returns the picture."""
     pictures, titles = [], []
     for sample, prediction in zip(samples, predictions, strict=True):
         image = sample["image"]
-        pictures += [draw(image, sample, classes), draw(image, above(prediction, SHOWN_SCORE), classes)]
+        found = best(prediction) if "label" in sample else above(prediction, SHOWN_SCORE)
+        pictures += [draw(image, sample, classes), draw(image, found, classes)]
         titles += [f"{sample['image_id']}: truth", "found"]
     sheet = contact_sheet(pictures, titles, columns=4)
     sheet.save(path)
     return sheet
 
 
+def together(predictions: Sequence[Prediction]) -> Prediction:
+    """What is said of one image on the host; of its people each prediction says one."""
+    if len(predictions) == 1:
+        return _kept(predictions[0], slice(None))
+    fields = [name for name in OBJECT_FIELDS if predictions and name in predictions[0]]
+    return {name: torch.cat([one[name] for one in predictions]).cpu() for name in fields}
+
+
 def above(prediction: Prediction, score: float) -> Prediction:
-    """The same on the host, with only those objects whose score is at least `score`."""
-    keep = prediction["scores"] >= score if "scores" in prediction else slice(None)
+    """The same on the host, with only those objects whose score is at least `score`.
+
+    Objects have labels. A person whose box was given is there, whatever the score of the pose.
+    """
+    keep = prediction["scores"] >= score if "labels" in prediction else slice(None)
+    return _kept(prediction, keep)
+
+
+def best(prediction: Prediction) -> Prediction:
+    """The same on the host, with the first object alone."""
+    return _kept(prediction, slice(1))
+
+
+def _kept(prediction: Prediction, keep: Any) -> Prediction:
     return {k: (v[keep] if k in OBJECT_FIELDS else v).cpu() for k, v in prediction.items()}
 
 
 def _labels(batch: Batch, i: int) -> dict[str, torch.Tensor]:
     """The labels of image `i` without their padding."""
     height, width = batch.sizes[i].tolist()
-    labels = {name: getattr(batch, name) for name in (*OBJECT_FIELDS, *MAP_FIELDS) if hasattr(batch, name)}
+    labels = {
+        name: getattr(batch, name)
+        for name in (*OBJECT_FIELDS, *IMAGE_FIELDS, *MAP_FIELDS)
+        if hasattr(batch, name)
+    }
     labels = {name: values[i] for name, values in labels.items() if values is not None}
     if batch.valid is not None:
         labels = {k: v[batch.valid[i]] if k in OBJECT_FIELDS else v for k, v in labels.items()}

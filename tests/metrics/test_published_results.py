@@ -13,8 +13,9 @@ import pytest
 
 from cvtasks.metrics import voc
 from cvtasks.metrics.detection import DetectionEvaluator
-from cvtasks.metrics.results import read_results
-from cvtasks.types import ClassInfo
+from cvtasks.metrics.pose import PoseEvaluator
+from cvtasks.metrics.results import read_keypoint_results, read_results
+from cvtasks.types import ClassInfo, Truth
 
 from .scenes import truth_of
 
@@ -82,3 +83,49 @@ def test_voc_numbers(iou: float, inclusive: bool, eleven: float, every: float) -
     result = voc.evaluate(truth, predictions, num_classes=1, iou=iou, inclusive=inclusive)
     assert result.map_11_point == pytest.approx(eleven, abs=5e-8)
     assert result.map_all_points == pytest.approx(every, abs=5e-8)
+
+
+@pytest.mark.parametrize(
+    ("truth_file", "results_file", "expected"),
+    [
+        (
+            "keypoints17/gt_dataset.json",
+            "keypoints17/dt_dataset.json",
+            {
+                "AP": 0.504884, "AP50": 0.722772, "AP75": 0.633663, "AP_medium": 0.466337, "AP_large": 0.750495,
+                "AR": 0.518182, "AR50": 0.727273, "AR75": 0.636364, "AR_medium": 0.466667, "AR_large": 0.750000,
+            },
+        ),
+        (
+            "crowdpose14/example_crowdpose_val.json",
+            "crowdpose14/example_crowdpose_preds.json",
+            {"AP": 0.787722, "AP50": 0.988119, "AP75": 0.731436, "AR": 0.822222, "AR50": 1, "AR75": 0.777778},
+        ),
+    ],
+    ids=["keypoints17", "crowdpose14"],
+)  # fmt: skip
+def test_keypoint_numbers(truth_file: str, results_file: str, expected: dict[str, float]) -> None:
+    """With crowds and people without a labelled joint, and many more poses than people."""
+    truth = json.loads((FOLDER / truth_file).read_text())
+    (category,) = truth["categories"]
+    classes = ClassInfo((category["name"],), (category["id"],), tuple(category["keypoints"]))
+    people = [_person(number, annotation) for number, annotation in enumerate(truth["annotations"])]
+    results = read_keypoint_results(FOLDER / results_file, classes, people)
+    evaluator = PoseEvaluator(classes=classes)
+    evaluator.update([results.predictions[person["image_id"]] for person in people], people)
+    numbers = evaluator.compute()
+    assert {name: round(numbers[f"pose/OKS_{name}"], 6) for name in expected} == expected
+
+
+def _person(number: int, annotation: dict) -> Truth:
+    joints = np.array(annotation["keypoints"], np.float64).reshape(1, -1, 3)
+    x, y, width, height = annotation["bbox"]
+    return {
+        "image_id": f"{annotation['image_id']}#{number}",
+        "source_id": annotation["image_id"],
+        "keypoints": joints[:, :, :2] + 0.5,
+        "visible": joints[:, :, 2],
+        "boxes": np.array([[x, y, x + width, y + height]]),
+        "area": [annotation.get("area", 0.53 * width * height)],  # CrowdPose gives none
+        "ignore": [bool(annotation["iscrowd"])],
+    }

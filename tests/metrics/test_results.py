@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cvtasks.errors import DataError
-from cvtasks.metrics.results import read_results
+from cvtasks.metrics.results import read_keypoint_results, read_results
+from cvtasks.types import ClassInfo, Truth
 
 from .scenes import CLASSES
 
@@ -111,3 +113,59 @@ def test_odd_ids_do_not_break_the_line(tmp_path: Path) -> None:
     results = read(tmp_path, [GOOD, GOOD | {"image_id": "a\nb\ud800" + "c" * 500}])
     assert "\n" not in results.notes[0]
     assert len(results.notes[0]) < 400
+
+
+POSES = ClassInfo(("person",), (1,), ("head", "foot"))
+POSE = {"image_id": 42, "category_id": 1, "keypoints": [10, 20, 0.5, 10, 60, 0.25], "score": 0.5}
+
+
+def person(name: str, x: float, image_id: int = 42) -> Truth:
+    return {"image_id": name, "source_id": image_id, "boxes": np.array([[x, 20.0, x + 20, 60.0]])}
+
+
+def read_poses(tmp_path: Path, content: Any, *people: Truth) -> Any:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(content))
+    return read_keypoint_results(file, POSES, people or (person("a", 0),))
+
+
+def test_a_pose_is_half_a_pixel_further_than_the_file_says(tmp_path: Path) -> None:
+    found = read_poses(tmp_path, [POSE | {"bbox": [1, 2, 30, 40]}]).predictions["a"]
+    assert found["keypoints"].tolist() == [[[10.5, 20.5], [10.5, 60.5]]]
+    assert found["keypoint_scores"].tolist() == [[0.5, 0.25]]
+    assert found["boxes"].tolist() == [[1, 2, 31, 42]]
+    assert read_poses(tmp_path, [POSE]).predictions["a"]["boxes"].tolist() == [[10, 20, 10, 60]]
+
+
+def test_poses_go_to_the_people_whose_boxes_they_overlap_most_and_the_rest_to_the_first(
+    tmp_path: Path,
+) -> None:
+    """Scores do not decide whose a pose is: the best one is nobody's."""
+    boxes = {0.9: 300, 0.8: 101, 0.7: 2, 0.6: 100}
+    content = [POSE | {"bbox": [x, 20, 20, 40], "score": score} for score, x in boxes.items()]
+    people = (person("a", 0), person("b", 100), person("elsewhere", 0, 43))
+    found = read_poses(tmp_path, content, *people).predictions
+    assert found["b"]["scores"].tolist() == [0.6]
+    assert found["a"]["scores"].tolist() == [0.7, 0.9, 0.8]
+    assert found["elsewhere"]["keypoints"].shape == (0, 2, 2)
+
+
+def test_more_people_than_poses_leave_someone_without(tmp_path: Path) -> None:
+    found = read_poses(tmp_path, [POSE | {"bbox": [99, 20, 20, 40]}], person("a", 0), person("b", 100))
+    assert [len(found.predictions[name]["scores"]) for name in ("a", "b")] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"keypoints": [1, 2, 3]}, "expected 2 times x, y, score"),
+        ({"keypoints": None}, "keypoints is missing; expected 2 times x, y, score"),
+        ({"keypoints": [1, 2, 3, 4, "5", 6]}, "expected a finite number"),
+        ({"keypoints": [1, 2, 3, 4, 1e9, 6]}, "expected x and y in pixels"),
+        ({"bbox": [1, 2, -3, 4]}, "sizes not negative"),
+        ({"score": None}, "score is missing"),
+    ],
+)
+def test_a_damaged_pose_is_named(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=rf"results\.json: record 1: .*{message}"):
+        read_poses(tmp_path, [POSE, POSE | wrong])

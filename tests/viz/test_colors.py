@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cvtasks.viz.colors import class_color, luminance, text_color
+from cvtasks.viz.colors import SIDE_COLORS, class_color, luminance, text_color
 
 VISION = {
     "normal": np.eye(3),
@@ -30,6 +30,12 @@ def test_the_first_classes_are_told_apart_with_any_vision(vision: str) -> None:
     assert (
         min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 9
     )  # 2.3 is just noticeable
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_the_sides_of_a_person_are_far_apart_with_any_vision(vision: str) -> None:
+    seen = [lab(color, vision) for color in SIDE_COLORS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 30
 
 
 def test_classes_that_touch_are_told_apart() -> None:

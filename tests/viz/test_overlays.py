@@ -14,7 +14,7 @@ from PIL import Image
 
 from cvtasks.types import ClassInfo
 from cvtasks.viz.canvas import Canvas
-from cvtasks.viz.colors import GREY, VOID_COLOR, class_color, class_colors
+from cvtasks.viz.colors import GREY, SIDE_COLORS, VOID_COLOR, class_color, class_colors
 from cvtasks.viz.overlays import contact_sheet, draw
 
 CLASSES = ClassInfo(("cat", "dog", "a class with a name that is longer than a picture is wide " * 3))
@@ -144,7 +144,7 @@ def test_objects_keep_their_color_behind_a_background_which_is_black() -> None:
 coordinate = st.floats(-200, 900)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(boxes=st.lists(st.tuples(coordinate, coordinate, coordinate, coordinate), max_size=12))
 def test_names_stay_inside_the_picture_and_apart(boxes: list[tuple[float, ...]]) -> None:
     canvas = Canvas(BLACK)
@@ -190,3 +190,80 @@ def test_a_sheet_holds_every_picture_in_rows() -> None:
     assert places[2][0, 0] > places[0][-1, 0]  # and the next
     assert (pixels[: places[0][0, 0]] < 100).any()  # titles above
     assert contact_sheet([]).size[0] > 0
+
+
+PERSON = ClassInfo(
+    ("person",),
+    keypoint_names=("left_hip", "left_knee", "right_hip", "right_knee", "nose"),
+    skeleton=((0, 1), (2, 3), (0, 2), (0, 4)),
+)
+JOINTS = [[400, 150], [400, 350], [200, 150], [200, 350], [300, 50]]
+
+
+def posed(visible: Any = (2,) * 5, joints: Any = JOINTS, **more: Any) -> np.ndarray:
+    labels = {"keypoints": np.array([joints], np.float32), "visible": np.array([visible]), **more}
+    return np.array(draw(BLACK, labels, PERSON)).astype(int)[:400]
+
+
+def shows(pixels: np.ndarray, x: int, y: int, side: str) -> bool:
+    return bool(np.abs(pixels[y, x] - SIDE_COLORS[side]).max() < 8)
+
+
+def test_limbs_have_the_colour_of_their_side_and_those_across_a_third() -> None:
+    pixels = posed()
+    assert shows(pixels, 400, 250, "left")
+    assert shows(pixels, 200, 250, "right")
+    assert shows(pixels, 300, 150, "middle")
+    assert shows(pixels, 350, 100, "left")  # to the nose, which has no side
+    for (x, y), side in zip(JOINTS, ("left", "left", "right", "right", "middle"), strict=True):
+        assert shows(pixels, x, y, side)
+
+
+def test_what_is_not_labelled_is_not_drawn_nor_are_its_limbs() -> None:
+    pixels = posed(visible=(2, 0, 2, 2, 2))
+    assert pixels[250, 400].max() == pixels[350, 400].max() == 0
+    assert shows(pixels, 200, 250, "right")
+    assert posed(visible=(0,) * 5).max() == 0
+
+
+def test_a_hidden_joint_is_a_ring_through_which_the_picture_shows() -> None:
+    pixels = posed(visible=(2, 1, 2, 2, 2))
+    assert pixels[350, 400].max() < 40
+    around = pixels[340:361, 390:411].reshape(-1, 3)
+    assert (np.abs(around - SIDE_COLORS["left"]).max(axis=1) < 8).sum() > 20
+
+
+def test_predicted_joints_are_all_drawn_and_those_that_make_no_sense_are_no_reason_to_fail() -> None:
+    joints = np.array([JOINTS], np.float32)
+    joints[0, 1], joints[0, 3] = (math.nan, 0), (1e30, 1e30)
+    pixels = np.array(draw(BLACK, {"keypoints": joints}, PERSON)).astype(int)
+    assert shows(pixels, 400, 150, "left")
+    assert shows(pixels, 300, 50, "middle")
+    assert pixels[250, 400].max() == 0
+
+
+def test_lines_are_as_thick_as_the_picture_is_large_and_thinner_for_a_small_person() -> None:
+    def thickness(size: int, person: float) -> int:
+        joints = np.array([JOINTS]) * person
+        picture = draw(np.zeros((3, size, size), np.uint8), {"keypoints": joints}, PERSON)
+        row = np.array(picture).astype(int)[round(250 * person), : round(300 * person)]
+        return int((np.abs(row - SIDE_COLORS["right"]).max(axis=1) < 60).sum())
+
+    assert thickness(600, 1) >= 4
+    assert thickness(2400, 4) >= 3 * thickness(600, 1)
+    assert thickness(2400, 0.5) < thickness(2400, 4)
+
+
+def test_the_legend_of_a_skeleton_names_left_and_right() -> None:
+    below = np.array(draw(BLACK, {"keypoints": np.array([JOINTS])}, PERSON))[400:].reshape(-1, 3)
+    assert {SIDE_COLORS["left"], SIDE_COLORS["right"]} <= set(map(tuple, below.tolist()))
+    assert draw(BLACK, {"keypoints": np.zeros((0, 5, 2))}, PERSON).size == (600, 400)
+
+
+def test_the_box_of_a_person_is_grey_and_dashed_and_the_only_object_has_its_class() -> None:
+    box = {"boxes": torch.tensor([[100.0, 100, 500, 300]])}
+    grey = np.array(draw(BLACK, box, CLASSES))
+    on = (grey[300, 100:500] == GREY).all(axis=1)
+    assert 0.3 < on.mean() < 0.7
+    one = np.array(draw(BLACK, box | {"label": torch.tensor(1)}, CLASSES))
+    assert tuple(one[200, 100]) == class_color(1)

@@ -69,6 +69,20 @@ def test_metrics_show_headlines_and_skip_what_is_null(tmp_path: Path, figures: l
     assert list(axes.lines[0].get_xdata()) == [50, 100]
 
 
+@pytest.mark.parametrize("name", plots.RECORD_PLOTS)
+def test_a_dotted_line_marks_the_last_step_of_each_stage_but_the_last(
+    tmp_path: Path, figures: list, name: str
+) -> None:
+    stages = {range(1, 41): "stage 1", range(41, 91): "stage 2", range(91, 101): "stage 3"}
+    named = {step: stage for steps, stage in stages.items() for step in steps}
+    records = [record | {"stage": named[record["step"]]} for record in RECORDS[:100]]
+    plots.RECORD_PLOTS[name](records, tmp_path / "plot.png")
+    for axes in figures[0].axes:
+        dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert [list(line.get_xdata()) for line in dotted] == [[40, 40], [90, 90]]
+        assert [text.get_text() for text in axes.texts] == ["stage 2", "stage 3"]
+
+
 def test_per_class_bars_are_sorted_and_keep_the_color_of_their_class(tmp_path: Path, figures: list) -> None:
     plots.per_class_ap({"cat": 0.2, "dog": 0.7}, tmp_path / "a.png")
     plots.precision_recall(CURVES, tmp_path / "b.png")
@@ -111,6 +125,60 @@ def test_confusion_of_any_number_of_classes_is_a_picture(tmp_path: Path, figures
     with Image.open(tmp_path / "a.png") as picture:
         assert max(picture.size) < 2000
         assert len(picture.convert("L").getcolors()) > 10
+
+
+def test_errors_of_first_guesses_are_bars_that_end_at_one(tmp_path: Path, figures: list) -> None:
+    shares = {"right": 0.5, "box": 0.25, "class": 0.25, "both": 0.0}
+    plots.error_breakdown(
+        {"all images": shares, "cat": shares | {"right": 0.75, "box": 0}}, tmp_path / "a.png"
+    )
+    (axes,) = figures[0].axes
+    assert labels(axes) == ["right", "box wrong", "class wrong", "both wrong"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["all images", "cat"]
+    ends = [round(bar.get_x() + bar.get_width(), 6) for bar in axes.patches]
+    assert ends[::2] == [0.5, 0.75, 1, 1]  # of all images; a bar of each verdict
+    assert ends[1::2] == [0.75, 0.75, 1, 1]
+
+
+def test_a_thousand_classes_have_no_thousand_bars_of_errors(tmp_path: Path, figures: list) -> None:
+    shares = {"right": 1.0, "box": 0.0, "class": 0.0, "both": 0.0}
+    plots.error_breakdown({f"class {k}": shares for k in range(1000)}, tmp_path / "a.png")
+    assert len(figures[0].axes[0].get_yticklabels()) == 60
+    with Image.open(tmp_path / "a.png") as picture:
+        assert max(picture.size) < 3000
+
+
+@pytest.mark.parametrize(("plot", "marked"), [("pdj", 0.2), ("pckh", 0.5)])
+def test_each_part_of_the_body_has_a_curve_and_the_mean_is_bold(
+    tmp_path: Path, figures: list, plot: str, marked: float
+) -> None:
+    data = {
+        "fractions": [0, 0.25, 0.5],
+        "parts": {"wrist": [0, 0.2, 0.4], "hip": [0, 0.5, 1]},
+        "mean": [0, 0.35, 0.7],
+    }
+    plots.PLOTS[plot](data, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    assert labels(axes) == ["wrist", "hip", "mean"]
+    assert list(axes.lines[-1].get_ydata()) == [0, 0.35, 0.7]
+    assert axes.lines[-1].get_linewidth() > axes.lines[1].get_linewidth()
+    assert list(axes.lines[0].get_xdata()) == [marked, marked]
+
+
+def test_seventeen_joints_of_one_colour_each_are_told_apart(tmp_path: Path, figures: list) -> None:
+    parts = {f"part {k}": [0, 0.5] for k in range(17)}
+    plots.pdj({"fractions": [0, 0.5], "parts": parts, "mean": [0, 0.5]}, tmp_path / "a.png")
+    looks = {(line.get_color(), line.get_linestyle()) for line in figures[0].axes[0].lines[1:]}
+    assert len(looks) == 18
+
+
+def test_stages_show_error_beside_what_is_found(tmp_path: Path, figures: list) -> None:
+    data = {"PCK@0.2": [0.5, 0.75], "PCP": [0.25, float("nan")], "mean_error": [0.2, 0.1]}
+    plots.stages(data, tmp_path / "a.png")
+    errors, rates = figures[0].axes
+    assert list(errors.lines[0].get_ydata()) == [0.2, 0.1]
+    assert labels(rates) == ["PCK@0.2", "PCP"]
+    assert [t.get_text() for t in rates.texts] == ["0.500", "0.750", "0.250"]
 
 
 @pytest.mark.parametrize("name", plots.RECORD_PLOTS)

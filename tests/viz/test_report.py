@@ -13,7 +13,7 @@ from PIL import Image
 from cvtasks.data.collate import collate
 from cvtasks.types import ClassInfo, Sample
 from cvtasks.viz import report
-from cvtasks.viz.colors import VOID_COLOR, class_color
+from cvtasks.viz.colors import SIDE_COLORS, VOID_COLOR, class_color
 
 CLASSES = ClassInfo(("cat", "dog", "owl"))
 
@@ -86,6 +86,49 @@ def test_only_objects_have_scores_to_be_above() -> None:
     assert len(kept["boxes"]) == len(kept["labels"]) == len(kept["scores"]) == int((scores >= 0.5).sum())
     assert kept["segmentation"].shape == (40, 60)
     assert report.above(label_map(1), 0.5)["segmentation"].shape == (40, 60)
+
+
+def test_of_one_object_the_best_guess_is_drawn_whatever_its_score(tmp_path: Path) -> None:
+    guesses = {
+        "boxes": torch.tensor([[10.0, 10, 50, 30], [2, 2, 58, 38]]),
+        "labels": torch.tensor([2, 1]),
+        "scores": torch.tensor([0.3, 0.2]),
+    }
+    truth = sample(boxes=torch.tensor([[10.0, 10, 50, 30]]), label=torch.tensor(0))
+    report.draw_predictions([truth], [guesses], CLASSES, tmp_path / "p.png")
+    seen = [near(tmp_path / "p.png", class_color(k)) > 30 for k in range(3)]
+    assert seen == [True, False, True]  # truth, the second guess, the first
+
+
+def test_a_batch_shows_the_class_of_its_only_objects_and_a_persons_joints(tmp_path: Path) -> None:
+    one = sample(boxes=torch.tensor([[10.0, 10, 50, 30]]), label=torch.tensor(1))
+    report.draw_batch(collate([one, one]), CLASSES, tmp_path / "one.png")
+    assert near(tmp_path / "one.png", class_color(1)) > 30
+    classes = ClassInfo(("person",), keypoint_names=("left knee", "left foot"), skeleton=((0, 1),))
+    person = sample(
+        boxes=torch.tensor([[10.0, 10, 50, 30]]),
+        keypoints=torch.tensor([[[15.0, 15], [45, 25]]]),
+        visible=torch.tensor([[2, 1]]),
+    )
+    report.draw_batch(collate([person, person]), classes, tmp_path / "pose.png")
+    assert near(tmp_path / "pose.png", SIDE_COLORS["left"]) > 100
+
+
+def test_a_pose_is_drawn_whatever_its_score_and_several_are_put_together() -> None:
+    pose = {
+        "keypoints": torch.zeros(1, 3, 2),
+        "keypoint_scores": torch.zeros(1, 3),
+        "boxes": torch.zeros(1, 4),
+        "scores": torch.tensor([0.1]),
+        "stages": torch.zeros(4, 3, 2),
+    }
+    assert len(report.above(pose, 0.5)["keypoints"]) == 1
+    both = report.together([pose, pose])
+    assert both["keypoints"].shape == (2, 3, 2)
+    assert both["scores"].shape == (2,)
+    assert "stages" not in both
+    assert report.together([]) == {}
+    assert report.together([label_map(1)])["segmentation"].shape == (40, 60)
 
 
 def test_everything_that_an_evaluator_offers_is_drawn(tmp_path: Path) -> None:
