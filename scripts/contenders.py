@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import detection
+from torchvision.models import detection, resnet50
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
@@ -18,6 +19,7 @@ from cvtasks.engine.optim import adamw, sgd
 from cvtasks.engine.precision import Precision, choose_precision, place
 from cvtasks.models.detection.faster_rcnn import faster_rcnn
 from cvtasks.models.detection.torchvision_weights import load_torchvision_detector
+from cvtasks.models.localization.localization import Localization
 from cvtasks.models.segmentation.unet import unet
 from cvtasks.nn.backbones.mobilenet import mobilenet
 from cvtasks.nn.backbones.resnet import resnet
@@ -48,7 +50,7 @@ class Contender:
 
     model: nn.Module
     losses: Callable[[], dict[str, Tensor]]
-    """The same names and order for both"""
+    """The same names and order for both, but for what the peer has not"""
     optimizer: torch.optim.Optimizer
     precision: Precision
     sample_everything: Callable[[], None] = lambda: None
@@ -191,6 +193,40 @@ def unet_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> d
     return contenders
 
 
+def localization_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> dict[str, Contender]:
+    """ResNet-50 with batch norm, all of it trained: ours tells class and box, theirs the class. Weights are random."""
+    assert batch.boxes is not None
+    assert batch.labels is not None
+    assert batch.valid is not None
+    device, labels = batch.images.device, batch.labels[:, 0]
+    contenders = {}
+    torch.manual_seed(args.seed)
+    if "ours" in which:
+        names = ClassInfo(tuple(f"class {i}" for i in range(CLASSES)))
+        ours = Localization(resnet(depth=50, norm="batch"), classes=names)
+        place(ours, device, channels_last=True).train()
+        single = dataclasses.replace(
+            batch, label=labels, boxes=batch.boxes[:, :1], valid=batch.valid[:, :1], labels=None
+        )
+        contenders["ours"] = Contender(
+            ours,
+            lambda: ours.losses(single),
+            sgd(ours, lr=LEARNING_RATE),
+            choose_precision(args.precision, device),
+        )
+    if "peer" in which:
+        theirs = resnet50(num_classes=CLASSES).to(device).train()
+        images = torch.randn(batch.images.shape, device=device)
+        loss = nn.CrossEntropyLoss()
+        contenders["peer"] = Contender(
+            theirs,
+            lambda: {"classification": loss(theirs(images), labels)},
+            torch.optim.SGD(theirs.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4),
+            Precision(args.peer_precision, device),
+        )
+    return contenders
+
+
 @dataclass(frozen=True)
 class Pair:
     """What is compared, with whom, and whether both have the same weights."""
@@ -204,6 +240,7 @@ class Pair:
 
 PAIRS = {
     "faster_rcnn": Pair("torchvision", faster_rcnn_pair, ("resnet50", "mobilenet_v3_large"), True),
+    "localization": Pair("torchvision", localization_pair, ("resnet50",), False),
     "unet": Pair("segmentation_models_pytorch", unet_pair, ("resnet18",), False),
 }
 """A further task is one more function and one more line."""

@@ -40,6 +40,8 @@ OWN = {
         *("task.fc_kernel=3", "task.fc_channels=64"),
     ],
     "fcn_full_res": ["backbone.width=32", "backbone.dilations=[1,1,2,4,8,4,2,1]"],
+    "pose_heatmap": ["backbone=tiny", "task.channels=[32,32,32]"],
+    "deeppose": ["backbone=tiny", "task.crop_size=32"],
     "sliding_window_seg": [
         *("backbone.channels=[8,16,32,32]", "backbone.kernels=[3,3,3,3]", "backbone.pools=[2,2,2,1]"),
         *("task.hidden=32", "task.samples=64"),
@@ -64,6 +66,25 @@ def the_label_map_is_stretched(one: Prediction, other: Prediction) -> None:
     assert other["segmentation"].shape[0] == 3 * one["segmentation"].shape[0]
     # Where the middle of a pixel stays the middle of one, its label stays.
     assert (other["segmentation"][1::3, 2::5] == one["segmentation"]).float().mean() > 0.999
+
+
+def classes_and_boxes_are_stretched(one: Prediction, other: Prediction) -> None:
+    boxes_are_stretched(one, other)
+    assert torch.equal(one["labels"], other["labels"])
+    assert len(one["labels"]) == 5
+
+
+def joints_are_stretched(one: Prediction, other: Prediction) -> None:
+    shapes = {name: tuple(value.shape) for name, value in one.items() if name != "stages"}
+    assert shapes == {"keypoints": (1, 14, 2), "keypoint_scores": (1, 14), "boxes": (1, 4), "scores": (1,)}
+    assert all(value.dtype == torch.float32 for value in one.values())
+    stretch = torch.tensor([5.0, 3.0])
+    torch.testing.assert_close(other["keypoints"], one["keypoints"] * stretch)
+    torch.testing.assert_close(other["boxes"], one["boxes"] * stretch.repeat(2))
+    assert torch.equal(other["keypoint_scores"], one["keypoint_scores"])
+    if "stages" in one:
+        assert torch.equal(one["stages"][-1:], one["keypoints"])
+        torch.testing.assert_close(other["stages"], one["stages"] * stretch)
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,16 @@ BOXES = Family(
 )
 # One large object in an image: the mean over classes would hang on a few pixels of a small one.
 LABEL_MAPS = Family("seg/mIoU", 0.85, 5e-3, the_label_map_is_stretched, ["dataset.scene=localization"])
-FAMILIES = {"boxes": BOXES, "segmentation": LABEL_MAPS}
+OBJECT = Family("loc/accuracy", 0.9, 3e-3, classes_and_boxes_are_stretched, ["dataset.scene=localization"])
+# Of two images' four positions, batch norm's variance in training is far from the one that it remembers.
+JOINTS = Family(
+    "pose/PCK@0.2",
+    0.9,
+    3e-3,
+    joints_are_stretched,
+    ["dataset.scene=pose", "pipeline.size=[64,64]", "backbone.norm=group"],
+)
+FAMILIES = {"labels": BOXES, "segmentation": LABEL_MAPS, "label": OBJECT, "keypoints": JOINTS}
 
 
 def family(name: str) -> Family:
@@ -157,6 +187,8 @@ def test_predictions_are_in_the_original_images_pixels(name: str) -> None:
     plain = task.model.predict(batch)
     stretched = copy.copy(batch)
     stretched.orig_sizes = batch.orig_sizes * torch.tensor([3, 5])
+    if batch.window is not None:
+        stretched.window = batch.window * torch.tensor([5, 3, 5, 3])
     for one, other in zip(plain, task.model.predict(stretched), strict=True):
         assert one.keys() == other.keys()
         family(name).stretched(one, other)

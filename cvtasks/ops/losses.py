@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
 import torch.distributed.nn
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from torch import Tensor, distributed
 
 DETECTION_BETA = 1 / 9
 """Where smooth L1 turns from squared to absolute, as in torchvision and the first Faster R-CNN code (sigma = 3)."""
+
+RegressionKind: TypeAlias = Literal["l2", "l1", "smooth_l1"]
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
@@ -46,3 +50,13 @@ def _train_together() -> bool:
 def smooth_l1(predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:
     """Summed over the last axis, [..., 4] -> [...] (Girshick, ICCV 2015). `beta=0` is plain L1."""
     return F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").sum(-1)
+
+
+def regression(kind: RegressionKind, predicted: Tensor, target: Tensor, *, beta: float) -> Tensor:
+    """Squared, absolute or smooth absolute differences, summed over the last axis: [..., D] -> [...].
+
+    beta: of smooth_l1, where it turns from squared to absolute.
+    """
+    if kind == "l2":
+        return F.mse_loss(predicted, target, reduction="none").sum(-1)
+    return smooth_l1(predicted, target, beta=beta if kind == "smooth_l1" else 0.0)

@@ -1,9 +1,10 @@
 """Oracle: the same sums over the selected values, written out."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
-from cvtasks.ops.losses import masked_sum, smooth_l1
+from cvtasks.ops.losses import RegressionKind, masked_sum, regression, smooth_l1
 
 
 def test_a_masked_sum_is_the_sum_of_what_was_selected_and_passes_no_gradient_elsewhere() -> None:
@@ -21,3 +22,21 @@ def test_smooth_l1_is_squared_below_beta_and_linear_above() -> None:
     by_hand = torch.tensor([0.5 * 0.05**2 / 0.1, 2 - 0.05])
     assert_close(smooth_l1(predicted, torch.zeros(2, 4), beta=0.1), by_hand)
     assert_close(smooth_l1(predicted, torch.zeros(2, 4), beta=0), torch.tensor([0.05, 2]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_hand"),
+    [("l2", 0.3**2 + 0.05**2), ("l1", 0.35), ("smooth_l1", (0.3 - 0.05) + 0.5 * 0.05**2 / 0.1)],
+)
+def test_a_regression_loss_is_summed_over_the_coordinates(kind: RegressionKind, by_hand: float) -> None:
+    predicted, target = torch.tensor([[[0.5, 0.25]]]), torch.tensor([[[0.2, 0.3]]])
+    found = regression(kind, predicted, target, beta=0.1)
+    assert found.shape == (1, 1)
+    assert found.item() == pytest.approx(by_hand)
+
+
+def test_smooth_l1_is_torchs_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, 50, 4, generator=generator)
+    expected = torch.nn.SmoothL1Loss(beta=0.4, reduction="sum")(predicted, target)
+    assert_close(regression("smooth_l1", predicted, target, beta=0.4).sum(), expected)

@@ -20,6 +20,8 @@ from cvtasks.errors import ConfigError
 from cvtasks.nn import zoo
 
 Level: TypeAlias = Literal["c0", "c1", "c2", "c3", "c4", "c5"]
+Layer: TypeAlias = Literal["layer1", "layer2", "layer3", "layer4"]
+"""A ResNet's own names of what leads to c2, c3, c4 and c5"""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,7 +92,11 @@ class Backbone(nn.Module):
         return self
 
     def freeze(self, until: str) -> Self:
-        """Every stage up to and including this level stops training; batch norms keep their statistics."""
+        """Every stage up to and including this level stops training; batch norms keep their statistics.
+
+        until: a level, or a module that leads to one: a ResNet's layer2 leads to c3.
+        """
+        until = next((level for level, names in self.stages.items() if until in names), until)
         if until not in self.stages:
             raise ConfigError(f"backbone.freeze_until={until}: this network has {', '.join(self.stages)}")
         levels = list(self.stages)
@@ -142,7 +148,7 @@ def prepare(
     *,
     network: str,
     weights: str | None,
-    freeze_until: Level | Literal["auto"] | None,
+    freeze_until: str | None,
     auto_freeze: Level = "c2",
 ) -> Backbone:
     """The common end of every constructor: load weights, then freeze.

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torchvision import models
 
-from cvtasks.nn.backbones.base import Backbone, FeatureSpec, Level, prepare
+from cvtasks.nn.backbones.base import Backbone, FeatureSpec, Layer, Level, prepare
 from cvtasks.nn.norm import Norm, choose_norm, make_norm
 
 
@@ -40,7 +40,7 @@ def resnet(
     depth: Literal[18, 34, 50, 101, 152] = 50,
     weights: str | None = None,
     norm: Norm = "auto",
-    freeze_until: Level | Literal["auto"] | None = "auto",
+    freeze_until: Level | Layer | Literal["auto"] | None = "auto",
     zero_init_residual: bool = False,
 ) -> Backbone:
     """A ResNet without its classifier.

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 
 from cvtasks.config.schema import Range
 from cvtasks.errors import ConfigError
-from cvtasks.nn.backbones.base import Backbone, FeatureSpec, Level, prepare
+from cvtasks.nn.backbones.base import Backbone, FeatureSpec, Layer, Level, prepare
 from cvtasks.nn.norm import Norm, NormKind, make_norm
 
 
@@ -60,7 +60,7 @@ def tiny(
     blocks: Sequence[int] = (1, 1, 1, 1),
     weights: str | None = None,
     norm: Norm = "auto",
-    freeze_until: Level | Literal["auto"] | None = "auto",
+    freeze_until: Level | Layer | Literal["auto"] | None = "auto",
 ) -> Backbone:
     """The small network: `blocks` residual blocks in each of c2 to c5, 0.9 million parameters as it stands.
 
