@@ -27,7 +27,8 @@ _SERVER.set_forkserver_preload(
     [
         "cvtasks.app", "cvtasks.judge", "cvtasks.cli", "cvtasks.config.launch", "cvtasks.data.coco", "cvtasks.data.voc",
         "cvtasks.models.detection.faster_rcnn", "cvtasks.nn.backbones.tiny", "cvtasks.metrics.detection",
-        "cvtasks.data.shapes", "matplotlib.figure", "matplotlib.backends.backend_agg", "tensorboard.compat.proto.event_pb2",
+        "cvtasks.data.shapes", "scipy.io", "matplotlib.figure", "matplotlib.backends.backend_agg",
+        "tensorboard.compat.proto.event_pb2",
     ]
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 VALUES: dict[str, list[Any]] = {
@@ -56,8 +57,20 @@ BYTES: dict[str, Callable[[random.Random, bytes, bytes], bytes]] = {
 }
 """For any kind of text; `deep` is many nested pieces of the format"""
 
+MATLAB: dict[str, list[Any]] = {
+    "wrong type": ["", "7", "cat", {"a": 7.0}, "../../etc/passwd", "x" * 100_000, np.zeros((0, 0)), np.ones((2, 3, 2)),
+                   np.array([["a", 7.0]], object), 1j],
+    "not finite": [np.nan, np.inf, -np.inf],
+    "huge": [1e308, -1e308, 2**63 - 1, 1e6, 300],
+    "negative": [-1, -30, -1e5],
+    "odd number": [0, 0.5, 1e-320, True, 2],
+}  # fmt: skip
+"""The same, of what MATLAB's structures can hold"""
+
 JSON = ["missing", "twice", *VALUES, *OUTLINES]
 XML = ["missing", "twice", "renamed", *VALUES]
+STRUCTURES = ["missing", "twice", *MATLAB]
+POSES = ["another shape", "another type", "another flag", "not finite", "huge", "negative"]
 LABELS = ["another id", "another size", "another mode", "another format", "a palette"]
 
 
@@ -78,6 +91,20 @@ def spoil_json(rng: random.Random, kind: str, document: Any) -> None:
         container.insert(key, copy.deepcopy(container[key]))
     else:
         container[key] = copy.deepcopy(rng.choice(VALUES[kind]))
+
+
+def spoil_structures(rng: random.Random, kind: str, content: Any) -> None:
+    """Somewhere in nested dictionaries and lists, in place; of an array one number, if it is a number that is wrong."""
+    container, key = rng.choice(_places(content))
+    if kind == "missing":
+        del container[key]
+    elif kind == "twice":
+        container, key = rng.choice([place for place in _places(content) if isinstance(place[0], list)])
+        container.insert(key, copy.deepcopy(container[key]))
+    elif isinstance(container[key], np.ndarray) and container[key].size and kind != "wrong type":
+        container[key].flat[rng.randrange(container[key].size)] = rng.choice(MATLAB[kind])
+    else:
+        container[key] = copy.deepcopy(rng.choice(MATLAB[kind]))
 
 
 def spoil_xml(rng: random.Random, kind: str, tree: ElementTree.Element) -> None:
@@ -112,6 +139,26 @@ def spoil_label(rng: random.Random, kind: str, image: Image.Image) -> tuple[Imag
     spoilt = image.convert("L")
     spoilt.putpalette([rng.randrange(256) for _ in range(3 * rng.choice([1, 2, 3, 256]))])
     return spoilt, "PNG"
+
+
+def spoil_joints(rng: random.Random, kind: str, joints: np.ndarray) -> object:
+    """Another value for the array (14, 3, N) of joints."""
+    if kind == "another shape":
+        shape = rng.choice([(3, 14), (14, 2, 3), (14, 3, 0), (14,), (1, 1), (3, 3, 14), (14, 3, 1, 2)])
+        return np.resize(joints, shape) if 0 not in shape else np.zeros(shape)
+    if kind == "another type":
+        cell = np.empty((14, 3, 2), object)
+        cell[:] = 7
+        return rng.choice(
+            [joints.astype(bool), joints + 1j, joints.astype("uint8"), "text", cell, {"a": 7.0}]
+        )
+    values = {"another flag": [2, 0.5, -1, np.nan], "not finite": [np.nan, np.inf, -np.inf]}
+    values |= {"huge": [1e308, -1e308, 2**63, 1e6, 100], "negative": [-1, -3, -30, -1e5]}
+    spoilt = joints.copy()
+    row = 2 if kind == "another flag" else rng.randrange(2)
+    where = rng.choice([slice(None), rng.randrange(14)])
+    spoilt[where, row, rng.randrange(joints.shape[2])] = rng.choice(values[kind])
+    return spoilt
 
 
 def _places(node: Any) -> list[tuple[Any, Any]]:

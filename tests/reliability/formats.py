@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import scipy.io
 from data.files import (
     CocoFiles,
     coco_document,
@@ -27,13 +28,39 @@ from data.files import (
     write_masks,
     write_voc,
 )
+from data.localization_files import ONE, read_imagenet, read_pets, write_imagenet, write_pets
+from data.pose_files import (
+    flic_examples,
+    lsp_array,
+    mpii_document,
+    mpii_release,
+    read_flic,
+    read_lsp,
+    read_mpii,
+    write_flic,
+    write_lsp,
+    write_mpii,
+)
 from PIL import Image
 
 from cvtasks.cli import explain
 from cvtasks.errors import DataError
 from cvtasks.types import Reader
 
-from .damage import BYTES, JSON, LABELS, XML, spoil_json, spoil_label, spoil_xml
+from .damage import (
+    BYTES,
+    JSON,
+    LABELS,
+    POSES,
+    STRUCTURES,
+    VALUES,
+    XML,
+    spoil_joints,
+    spoil_json,
+    spoil_label,
+    spoil_structures,
+    spoil_xml,
+)  # fmt: skip
 
 
 class Format(Protocol):
@@ -164,7 +191,215 @@ class Masks:
         return [lambda c=c, e=e: read_masks(self._root, classes=c, on_error=e) for c, e in ways]  # type: ignore[misc]
 
 
-FORMATS: dict[str, type[Format]] = {"coco": Coco, "voc": Voc, "masks": Masks}
+class Lsp:
+    kinds = POSES
+    deep = b"\x0e\0\0\0\x08\0\0\0" * 10_000
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_lsp(folder / "root", lsp_array(2), train=[1, 2])
+
+    @property
+    def file(self) -> Path:
+        return self._root / "joints.mat"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        joints: Any = lsp_array(2)
+        for kind in kinds[:1]:
+            joints = spoil_joints(rng, kind, joints)
+        return _mat(joints=joints)
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        for row, value, word in ((0, np.nan, "outside"), (1, 1e5, "outside"), (2, 7, "third row")):
+            joints = lsp_array(2)
+            joints[4, row, 1] = value
+            yield _mat(joints=joints), "image 2", (word,)
+        yield _mat(joints=lsp_array(2)[:13]), "joints.mat", ("shape",)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        ways = itertools.product((None, "hidden"), ("raise", "skip"))
+        return [lambda r=r, e=e: read_lsp(self._root, third_row=r, on_error=e) for r, e in ways]  # type: ignore[misc]
+
+
+class Mpii:
+    kinds = JSON
+    deep = b"[" * 100_000
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_mpii(folder / "root")
+
+    @property
+    def file(self) -> Path:
+        return self._root / "annot" / "train.json"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        document = mpii_document()
+        for kind in kinds:
+            spoil_json(rng, kind, document)
+        return json.dumps(document).encode()
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        for key in mpii_document()[1]:
+            document = mpii_document()
+            document[1][key] = {"a": {}}
+            yield json.dumps(document).encode(), "person 2", (key,)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        return [lambda e=e: read_mpii(self._root, on_error=e) for e in ("raise", "skip")]  # type: ignore[misc]
+
+
+class MpiiMat:
+    kinds = STRUCTURES
+    deep = Lsp.deep
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_mpii(folder / "root")
+
+    @property
+    def file(self) -> Path:
+        return self._root / "annot" / "release.mat"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        content = mpii_release()
+        for kind in kinds[:1]:
+            spoil_structures(rng, kind, content)
+        return _mat(RELEASE=content)
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        for key in ("scale", "objpos"):
+            content = mpii_release()
+            content["annolist"][1]["annorect"][key] = "many"
+            yield _mat(RELEASE=content), "image 2: person 1", (key, "center")
+        for key in ("x", "y", "id"):
+            content = mpii_release()
+            content["annolist"][1]["annorect"]["annopoints"]["point"][3][key] = "many"
+            yield _mat(RELEASE=content), "image 2: person 1", ("joint",)
+        content = mpii_release()
+        content["annolist"][0]["image"] = {"name": 7.0}
+        yield _mat(RELEASE=content), "image 1", ("name",)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        own: Any = {"annotations": str(self.file)}
+        return [lambda e=e: read_mpii(self._root, train=own, on_error=e) for e in ("raise", "skip")]  # type: ignore[misc]
+
+
+class Flic:
+    kinds = STRUCTURES
+    deep = Lsp.deep
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_flic(folder / "root")
+
+    @property
+    def file(self) -> Path:
+        return self._root / "examples.mat"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        examples = flic_examples()
+        for kind in kinds[:1]:
+            spoil_structures(rng, kind, examples)
+        return _mat(examples=examples)
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        for key in flic_examples()[3]:
+            examples = flic_examples()
+            examples[3][key] = {"a": 7.0}
+            yield _mat(examples=examples), "example 4", (key,)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        return [lambda e=e: read_flic(self._root, on_error=e) for e in ("raise", "skip")]  # type: ignore[misc]
+
+
+class Pets(Voc):
+    def __init__(self, folder: Path) -> None:
+        self._root = write_pets(folder / "root")
+        listed = self._root / "annotations" / "trainval.txt"
+        # That one has no boxes, which makes a note.
+        listed.write_text(listed.read_text().replace("great_dane_9 1 1 1", ""))
+
+    @property
+    def file(self) -> Path:
+        return self._root / "annotations" / "xmls" / "Abyssinian_1.xml"
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        ways = itertools.product((ONE, frozenset({"boxes", "labels"})), ("raise", "skip"))
+        options: dict[str, Any] = {"labels": "species", "select": "largest", "val_fraction": None}
+        return [lambda f=f, e=e: read_pets(self._root, fields=f, on_error=e, **options) for f, e in ways]  # type: ignore[misc]
+
+
+class ImageNetLoc:
+    """The table that stands in for the XML files, which are VOC's."""
+
+    kinds = ["missing", "twice", *VALUES]
+    deep = b"n02 1 2 3 4 " * 10_000
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_imagenet(folder / "root")
+
+    @property
+    def file(self) -> Path:
+        return self._root / "LOC_train_solution.csv"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        lines = self._lines()
+        for kind in kinds:
+            if lines:
+                spoil_json(rng, kind, lines)
+        return self._text(lines)
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        for place, value, word in (
+            (0, "n02_9", "no image"), (2, "many", "number"), (4, "1", "area"), (3, "-50", "outside"), (3, "", "times"),
+        ):  # fmt: skip
+            lines = self._lines()
+            lines[1][place] = value
+            yield self._text(lines), "line 3", (word,)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        ways = itertools.product((ONE, frozenset({"boxes", "labels"})), ("raise", "skip"))
+        own: Any = {"annotations": self.file.name}
+        return [lambda f=f, e=e: read_imagenet(self._root, train=own, fields=f, on_error=e) for f, e in ways]  # type: ignore[misc]
+
+    def _lines(self) -> list[Any]:
+        return [[f"n02_{n}", "n02", "5", "5", "19", "20"] for n in (1, 7)]
+
+    def _text(self, lines: list[Any]) -> bytes:
+        words = [[str(word) for word in line] if isinstance(line, list) else [str(line)] for line in lines]
+        rows = [
+            "ImageId,PredictionString",
+            *(",".join((each[0], " ".join(each[1:]))) for each in words if each),
+        ]
+        return "\n".join(rows).encode("utf-8", "replace")
+
+
+def _mat(**variables: Any) -> bytes:
+    file = io.BytesIO()
+    scipy.io.savemat(file, _cells(variables), do_compression=True)
+    return file.getvalue()
+
+
+def _cells(value: Any) -> Any:
+    """Lists of anything but numbers as MATLAB's cells: numpy makes no array of what is of different shapes."""
+    if isinstance(value, dict):
+        return {key: _cells(each) for key, each in value.items()}
+    if not isinstance(value, list) or all(isinstance(each, int | float | complex) for each in value):
+        return value
+    cells = np.empty(len(value), object)
+    for place, each in enumerate(value):
+        cells[place] = _cells(each)
+    return cells
+
+
+FORMATS: dict[str, type[Format]] = {
+    "coco": Coco,
+    "voc": Voc,
+    "masks": Masks,
+    "lsp": Lsp,
+    "mpii": Mpii,
+    "mpii_mat": MpiiMat,
+    "flic": Flic,
+    "pets": Pets,
+    "imagenet_loc": ImageNetLoc,
+}
 
 
 def damaged(format: Format, seed: int) -> tuple[str, bytes]:
@@ -210,11 +445,18 @@ def _check(reader: Reader, index: int) -> None:
         return
     boxes = truth["boxes"]
     assert np.isfinite(boxes).all()
-    assert np.isfinite(truth["area"]).all()
+    if "source_id" in truth:  # one person
+        assert np.isfinite(truth["keypoints"]).all()
+        assert truth["visible"].any()
+        assert np.isin(truth["visible"], (0, 1, 2)).all()
+        assert boxes.shape == (1, 4)
+    else:
+        assert np.isfinite(truth["area"]).all()
+        labels = truth["labels"] if "labels" in truth else np.array(truth["label"])
+        assert (labels < len(reader.classes)).all()
     assert (boxes[:, :2] < boxes[:, 2:]).all()
     assert (boxes >= 0).all()
     assert (boxes <= (width, height, width, height)).all()
-    assert (truth["labels"] < len(reader.classes)).all()
     assert len(reader[index]["boxes"]) == len(boxes)
 
 

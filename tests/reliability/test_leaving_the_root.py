@@ -21,6 +21,8 @@ from data.files import (
     write_masks,
     write_voc,
 )  # fmt: skip
+from data.localization_files import read_imagenet, write_imagenet
+from data.pose_files import flic_examples, mpii_document, read_flic, read_mpii, write_flic, write_mpii
 
 from cvtasks.errors import DataError
 from cvtasks.types import Reader
@@ -71,11 +73,36 @@ def masks_list(folder: Path, name: str) -> Callable[[str], Reader]:
     return lambda on_error: read_masks(root, train=own, on_error=on_error)
 
 
+def mpii(folder: Path, name: str) -> Callable[[str], Reader]:
+    document = mpii_document()
+    document[0]["image"] = name
+    root = write_mpii(folder, document)
+    return lambda on_error: read_mpii(root, on_error=on_error)
+
+
+def flic(folder: Path, name: str) -> Callable[[str], Reader]:
+    examples = flic_examples()
+    examples[0]["filepath"] = name
+    root = write_flic(folder, examples)
+    return lambda on_error: read_flic(root, on_error=on_error)
+
+
+def imagenet_loc(folder: Path, name: str) -> Callable[[str], Reader]:
+    """The name stands in the table that takes the place of XML files."""
+    root = write_imagenet(folder)
+    (root / "LOC_val_solution.csv").write_text(f"{name.removesuffix('.jpg')},n01 1 2 3 4\nv_1,n01 1 2 3 4\n")
+    own = {"annotations": "LOC_val_solution.csv"}
+    return lambda on_error: read_imagenet(root, split="val", val=own, on_error=on_error)
+
+
 READERS = {
     "coco": (coco, "images"),
     "voc": (voc, "JPEGImages"),
     "voc_list": (voc_list, "JPEGImages"),
     "masks_list": (masks_list, "images/train"),
+    "mpii": (mpii, "images"),
+    "flic": (flic, "images"),
+    "imagenet_loc": (imagenet_loc, "ILSVRC/Data/CLS-LOC/val"),
 }
 
 
@@ -104,6 +131,6 @@ def test_a_name_that_leaves_the_root_is_refused(
     assert len(message.splitlines()) == 1
     assert re.search("leads out of|must be relative|is an address", message), message
     rest = read("skip")
-    assert len(rest) == (2 if reader == "coco" else 1)
+    assert len(rest) == (2 if reader in ("coco", "mpii") else 1)
     assert "secret" not in rest.classes.names
     assert len([note for note in rest.notes if "skipped" in note]) == 1
