@@ -3,8 +3,8 @@
     python scripts/bench_train.py --size 320 --threads 1
     python scripts/bench_train.py --backbone mobilenet_v3_large --size 320 --threads 1 --precision fp32 --json
     python scripts/bench_train.py --device cuda --height 800 --width 1333 --batch 16 --peer-precision bf16
-    python scripts/bench_train.py --task localization --size 224 --batch 8 --threads 1
-    python scripts/bench_train.py --task unet --size 256 --batch 8         (pip install -e '.[bench]')
+    python scripts/bench_train.py --task localization --size 224 --threads 1
+    python scripts/bench_train.py --task unet --size 256         (pip install -e '.[bench]')
 
 A step is what training does: zero_grad, losses, backward, and the optimizer's step, each in its own default way: ours with
 channels-last maps, --precision and the fused optimizers of cvtasks.engine.optim; the peer's in fp32 (--peer-precision)
@@ -218,7 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--height", **number, help="instead of --size")
     parser.add_argument("--width", **number, help="instead of --size")
-    parser.add_argument("--batch", **number, default=2, help="images in a step (default: %(default)s)")
+    parser.add_argument("--batch", **number, help="images in a step (default: the task's)")
     parser.add_argument("--steps", **number, default=10, help="of each that are timed (default: %(default)s)")
     parser.add_argument("--threads", **number, help="of the CPU (default: torch's, one for each core)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
@@ -232,12 +232,12 @@ def main() -> None:
     parser.add_argument("--seed", **number, default=0, help="of weights and images (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     args = parser.parse_args()
-    backbones = PAIRS[args.task].backbones
-    args.backbone = args.backbone or backbones[0]
-    if args.backbone not in backbones:
-        parser.error(f"--backbone {args.backbone}: --task {args.task} has {', '.join(backbones)}")
-    if importlib.util.find_spec(PAIRS[args.task].peer) is None:
-        parser.error(f"{PAIRS[args.task].peer} is not installed; type pip install -e '.[bench]'")
+    pair = PAIRS[args.task]
+    args.backbone, args.batch = args.backbone or pair.backbones[0], args.batch or pair.batch
+    if args.backbone not in pair.backbones:
+        parser.error(f"--backbone {args.backbone}: --task {args.task} has {', '.join(pair.backbones)}")
+    if importlib.util.find_spec(pair.peer) is None:
+        parser.error(f"{pair.peer} is not installed; type pip install -e '.[bench]'")
     args.height, args.width = args.height or args.size, args.width or args.size
     result = measure(args)
     print(json.dumps(result) if args.json else table(result))

@@ -236,12 +236,14 @@ class Pair:
     backbones: tuple[str, ...]
     """The first is the default"""
     same_weights: bool
+    batch: int
+    """Images in a step, unless --batch says so"""
 
 
 PAIRS = {
-    "faster_rcnn": Pair("torchvision", faster_rcnn_pair, ("resnet50", "mobilenet_v3_large"), True),
-    "localization": Pair("torchvision", localization_pair, ("resnet50",), False),
-    "unet": Pair("segmentation_models_pytorch", unet_pair, ("resnet18",), False),
+    "faster_rcnn": Pair("torchvision", faster_rcnn_pair, ("resnet50", "mobilenet_v3_large"), True, 2),
+    "localization": Pair("torchvision", localization_pair, ("resnet50",), False, 16),
+    "unet": Pair("segmentation_models_pytorch", unet_pair, ("resnet18",), False, 8),
 }
 """A further task is one more function and one more line."""
 BOTH = ("ours", "peer")
