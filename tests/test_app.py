@@ -82,7 +82,7 @@ def test_a_second_run_in_the_same_folder_is_refused(run: Path, capsys: pytest.Ca
 
 
 def test_a_run_that_was_cut_off_and_resumed_equals_the_unbroken_one(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off after the evaluation of step 3, which is in the middle of an epoch (5 images, batches of 2)."""
     cut = tmp_path / "cut"
@@ -154,7 +154,7 @@ def write_coco(folder: Path, *, images: int = 3) -> Path:
 
 
 def test_coco_files_named_one_by_one_train_and_their_run_can_be_judged_from_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_coco(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -186,7 +186,9 @@ def test_another_tools_perfect_results_are_judged_without_model_and_images(tmp_p
     assert numbers(tmp_path / "out")["AR1"] == pytest.approx(1)
 
 
-def test_weights_for_other_classes_start_the_predictor_afresh(run: Path, tmp_path: Path) -> None:
+def test_weights_for_other_classes_start_the_predictor_afresh(
+    run: Path, undrawn: None, tmp_path: Path
+) -> None:
     """As many classes, but others: what belongs to a class is not kept, everything else is."""
     trained = checkpoints.load(run / "checkpoints" / "best.pt")
     assert train(

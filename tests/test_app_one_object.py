@@ -19,7 +19,7 @@ from cvtasks.viz.colors import SIDE_COLORS
 SMALL = (
     "backbone=tiny", "backbone.width=16", "dataset=shapes", "dataset.image_size=64", "dataset.train.count=6",
     "dataset.val.count=4", "loader.batch_size=2", "loader.workers=0", "device=cpu", "engine.max_steps=6",
-    "engine.eval_every=3", "scheduler.warmup_steps=0",
+    "engine.eval_every=6", "scheduler.warmup_steps=0",
 )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from cvtasks.engine import checkpoint
 
 __all__ = ["one_thread"]
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def stored(run: Path) -> dict[str, Any]:
     return yaml.safe_load((run / "config.yaml").read_text())
@@ -41,11 +43,9 @@ def test_torchrun_trains_with_two_processes_and_one_goes_on(tmp_path: Path) -> N
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if "lr" in r] == [1, 2, 3, 4]
     before = numbers(tmp_path)
-    # Judged by one process and by two: the same file, and the one that the run itself wrote.
+    # Judged by one process, and by the two of the run itself (`engine/test_distributed.py` has two against one).
     assert main(["eval", f"run={tmp_path}", f"run_dir={tmp_path / 'one'}"]) == 0
-    done = torchrun("eval", f"run={tmp_path}", f"run_dir={tmp_path / 'two'}")
-    assert done.returncode == 0, done.stderr
-    assert numbers(tmp_path / "one") == numbers(tmp_path / "two") == before
+    assert numbers(tmp_path / "one") == before
     assert main(["resume", str(tmp_path), "engine.max_steps=5"]) == 0
     assert "a step has 2 images now; it had 4 before" in (tmp_path / "train.log").read_text()
 

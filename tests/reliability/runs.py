@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor
+from undrawn import undraw
 
 from cvtasks.engine import checkpoint as checkpoints
-from cvtasks.viz import plots, report
 
 from .children import command
 
@@ -43,11 +43,8 @@ def words(run: Path, *more: str, workers: int = 0) -> list[str]:
 
 
 def train(*typed: str) -> None:
-    """In a child: `cvtasks`, with empty pictures in their places; drawing them takes two thirds of the time."""
-    empty = Image.new("RGB", (32, 32))
-    for table in (plots.RECORD_PLOTS, plots.PLOTS):
-        table |= dict.fromkeys(table, lambda data, path: empty.save(path))
-    report.contact_sheet = lambda *pictures, **layout: empty
+    """In a child: `cvtasks`, without plots."""
+    undraw(pytest.MonkeyPatch())
     command(*typed)
 
 
@@ -125,7 +122,7 @@ def result(run: Path) -> dict[str, Any]:
     for name in (checkpoints.LAST, checkpoints.BEST):
         content = checkpoints.load(run / "checkpoints" / name)
         config = yaml.safe_load(content.pop("config"))
-        del config["loader"]["workers"], content["seconds"]
+        del config["loader"]["workers"], content["seconds"], content["training"]
         for key in ("run", "checkpoint"):  # what `resume` was told, and `train` was not
             config.pop(key, None)
         found |= {f"{name}: {key}": value for key, value in _flat({**content, "config": config}).items()}
