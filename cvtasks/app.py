@@ -39,6 +39,7 @@ from cvtasks.engine.stages import stage_names, stage_shares
 from cvtasks.errors import ConfigError
 from cvtasks.judge import draw_samples, write_evaluation
 from cvtasks.nn import zoo
+from cvtasks.proposing import compute_missing, learned_by
 from cvtasks.types import Reader, Task
 from cvtasks.viz import report
 
@@ -86,15 +87,16 @@ def resume(folder: Path, cfg: Config) -> float | None:
             )
             if warning:
                 run.say(warning)
-            classes = None
+            classes = learned = None
             if content is not None:
+                learned = content.get("proposals")
                 classes = checkpoints.classes_of(content, folder)
                 _refuse_other_optimizer(folder, cfg, content)
                 if cfg["engine"]["precision"] == "auto":
                     # What it began with, even if this machine could do otherwise.
                     cfg["engine"]["precision"] = content["precision"]
             setup = Setup.of(cfg, processes)
-            train_reader, val_reader = open_readers(cfg, setup, classes=classes)
+            train_reader, val_reader = open_readers(cfg, setup, classes=classes, learned=learned)
             seed_all(cfg["seed"], "model")
             if content is None:
                 task = build_task(cfg, train_reader.classes, val_reader.classes)
@@ -124,7 +126,11 @@ def _train_in(
     train_transform = build_transform(cfg, train_reader, train=not engine.overfit)
     plain_transform = build_transform(cfg, train_reader, train=False)
     val_transform = build_transform(cfg, val_reader, train=False)
-    val_reader[0]  # a broken validation set is found now, not at the first evaluation
+
+    def prepare() -> None:
+        splits = ((train_reader, images), (val_reader, val_images))
+        compute_missing(*splits, processes=processes, say=run.say)
+        val_reader[0]  # a broken validation set is found now, not at the first evaluation
 
     def batches(first: int) -> Any:
         return setup.train_stream(train_reader, train_transform, seed=cfg["seed"], first=first)
@@ -172,6 +178,7 @@ def _train_in(
         )
         for note in (*train_reader.notes, *val_reader.notes):
             run.say(note)
+        prepare()
         if processes.first:
             report.draw_batch(next(iter(batches(0))), train_reader.classes, run.plots / "first_batch.png")
     else:
@@ -186,6 +193,7 @@ def _train_in(
             run.say(f"going on from step {reached.step} of {clock.max_steps}{stage}")
             if processes.first:
                 result.unlink(missing_ok=True)  # of a shorter run, which this one makes longer
+        prepare()
         if resume["step_images"] != step_images:
             run.say(f"a step has {step_images} images now; it had {resume['step_images']} before")
 
@@ -196,6 +204,8 @@ def _train_in(
         "precision": setup.precision.name,
         "step_images": step_images,
     }
+    if (learned := learned_by(cfg["proposals"], train_reader)) is not None:
+        about["proposals"] = learned
     with nondeterminism_named(run.say):
         state = fit(
             task,
@@ -210,6 +220,7 @@ def _train_in(
             predictions=predictions,
             about=about,
             resume=resume,
+            keep_features=cfg["task"].get("keep_features", False),
             processes=processes,
         )
     if not state.done(clock):

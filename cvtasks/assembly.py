@@ -24,13 +24,14 @@ from cvtasks.engine.precision import Precision, choose_device, choose_precision,
 from cvtasks.models.detection.torchvision_weights import is_torchvision_detector, load_torchvision_detector
 from cvtasks.nn import zoo
 from cvtasks.nn.norm import synchronized
+from cvtasks.proposing import Learned, learned_by, with_proposals
 from cvtasks.redaction import as_written
 from cvtasks.types import ClassInfo, Reader, Sample, Split, Task
 
 Config = dict[str, Any]
 Transform = Callable[[Sample], Sample]
 
-TASK_KEYS = ("name", "requires", "monitor", "loss_weights", "stage_steps")
+TASK_KEYS = ("name", "requires", "monitor", "loss_weights", "stage_steps", "keep_features")
 """What a task's node says to us; the rest of it are the model's constructor arguments."""
 
 
@@ -113,18 +114,35 @@ class Setup:
         }
 
 
-def open_reader(cfg: Config, split: Split, *, classes: ClassInfo | None = None) -> Reader:
-    """One split of the configured data set, with the fields that the task requires."""
+def open_reader(
+    cfg: Config, split: Split, *, classes: ClassInfo | None = None, learned: Learned | None = None
+) -> Reader:
+    """One split of the configured data set, with the fields that the task requires.
+
+    learned: what a checkpoint holds of the method that proposes regions; without it the method is fitted again.
+    """
     node = cfg["dataset"] if classes is None else cfg["dataset"] | {"classes": list(classes.names)}
-    return build(node, split=split, fields=frozenset(cfg["task"]["requires"]))
+    fields = frozenset(cfg["task"]["requires"])
+    # Proposals are no data set's own.
+    reader: Reader = build(node, split=split, fields=fields - {"proposals"})
+    if "proposals" not in fields:
+        return reader
+
+    def training() -> Reader:
+        return reader if split == "train" else build(node, split="train", fields=fields - {"proposals"})
+
+    return with_proposals(cfg["proposals"], reader, split, training=training, stored=learned)
 
 
-def open_readers(cfg: Config, setup: Setup, *, classes: ClassInfo | None = None) -> tuple[Reader, Reader]:
+def open_readers(
+    cfg: Config, setup: Setup, *, classes: ClassInfo | None = None, learned: Learned | None = None
+) -> tuple[Reader, Reader]:
     """What to train on, and what to judge on: the same, if one batch is to be learnt by heart."""
-    train_reader = open_reader(cfg, "train", classes=classes)
+    train_reader = open_reader(cfg, "train", classes=classes, learned=learned)
     if setup.engine.overfit:
         return train_reader, train_reader
-    return train_reader, open_reader(cfg, "val", classes=train_reader.classes)
+    learned = learned_by(cfg["proposals"], train_reader)
+    return train_reader, open_reader(cfg, "val", classes=train_reader.classes, learned=learned)
 
 
 def build_task(cfg: Config, classes: ClassInfo, judged: ClassInfo) -> Task:
@@ -170,13 +188,16 @@ def absolute(cfg: Config) -> Config:
         for key in ("classes", "colors"):  # or a text file that names them
             if isinstance(dataset.get(key), str):
                 dataset[key] = str(Path(dataset[key]).expanduser().absolute())
-    backbone = dict(cfg["backbone"])
+    backbone, proposals = dict(cfg["backbone"]), dict(cfg["proposals"])
+    for key in ("cache", "train", "val"):
+        if isinstance(proposals.get(key), str):
+            proposals[key] = str(Path(proposals[key]).expanduser().absolute())
     files = {"weights": cfg["weights"], "run_dir": cfg["run_dir"]}
     for node in (files, backbone):
         for key in ("weights", "run_dir"):
             if node.get(key) is not None and Path(node[key]).expanduser().exists():
                 node[key] = str(Path(node[key]).expanduser().absolute())
-    return cfg | {"dataset": dataset, "backbone": backbone} | files
+    return cfg | {"dataset": dataset, "backbone": backbone, "proposals": proposals} | files
 
 
 def as_yaml(cfg: Config) -> str:

@@ -26,6 +26,7 @@ Train, judge and compare computer-vision systems.
     cvtasks eval                                      evaluate the newest run
     cvtasks predict source=photos/                    draw what a trained model finds
     cvtasks resume RUN                                go on where a run was stopped
+    cvtasks proposals method=selective_search         where objects may be, and how many of them that finds
     cvtasks study upsampling                          one of the lectures' arguments, as a table and a picture
     cvtasks list tasks                                what there is; also backbones, datasets, studies, ...
     cvtasks config task=faster_rcnn --why optimizer.lr
@@ -84,6 +85,18 @@ Go on with a run that was stopped, from its last checkpoint, with its own config
     cvtasks resume runs/mine
     cvtasks resume runs/mine engine.max_steps=20000
 """,
+    "proposals": """\
+cvtasks proposals method=NAME [dataset=NAME] [key=value ...]
+Compute the boxes that may hold an object in the images of a split, with all cores; tell how many of its objects they
+find, and how long they take. They are kept: whoever needs them later has them, and a stopped run goes on.
+
+    cvtasks list proposals
+    cvtasks proposals method=selective_search
+    cvtasks proposals method=edge_boxes dataset=coco dataset.val.images=DIR dataset.val.annotations=JSON
+    cvtasks proposals method=bing dataset=voc dataset.root=DIR split=train proposals.limit=1000 run_dir=found
+    cvtasks proposals method=file proposals.val=FILE dataset=voc dataset.root=DIR
+"""
+    + HYDRA_HELP,
     "study": """\
 cvtasks study NAME [key=value ...]
 Run one of the lectures' arguments. It ends in NAME.json, NAME.csv, NAME.md and NAME.png; typed again with the same run_dir,
@@ -198,6 +211,8 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
         flags.overrides = _with_run(flags.overrides)
     if verb == "study":
         flags.overrides = _with_study(flags.overrides, flags.config_dir)
+    if verb == "proposals":
+        flags.overrides = _with_method(flags.overrides, flags.config_dir)
     from cvtasks.config.launch import launch
 
     def job(config: dict[str, Any], scaled: dict[str, str]) -> float | None:
@@ -211,6 +226,11 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
             from cvtasks.studies.conduct import conduct
 
             conduct(config, config_dir=flags.config_dir)
+            return None
+        if verb == "proposals":
+            from cvtasks.proposal_run import propose
+
+            propose(config)
             return None
         from cvtasks import judge
 
@@ -259,6 +279,16 @@ def _with_study(overrides: list[str], config_dir: str | None) -> list[str]:
         known = ", ".join(options("study", conf_dirs(config_dir)))
         raise ConfigError(f"type which study: cvtasks study NAME, one of {known}")
     return [f"study={name}" for name in names] + [o for o in overrides if o not in names]
+
+
+def _with_method(overrides: list[str], config_dir: str | None) -> list[str]:
+    """`proposals method=NAME`: the choice of the group that tasks know as `proposals=NAME`."""
+    if not any(o.startswith(("method=", "proposals=")) for o in overrides):
+        from cvtasks.config.locate import conf_dirs, options
+
+        known = ", ".join(options("proposals", conf_dirs(config_dir)))
+        raise ConfigError(f"type which method: cvtasks proposals method=NAME, one of {known}")
+    return ["proposals" + o.removeprefix("method") if o.startswith("method=") else o for o in overrides]
 
 
 def _list(flags: argparse.Namespace) -> None:

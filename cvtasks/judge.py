@@ -20,6 +20,7 @@ from cvtasks.config.build import build, locate
 from cvtasks.data.collate import collate
 from cvtasks.data.images import find_images, read_image
 from cvtasks.data.people import of_one_person
+from cvtasks.data.proposals import pixels, within
 from cvtasks.data.single import of_one_object
 from cvtasks.engine import checkpoint as checkpoints
 from cvtasks.engine.distributed import joined
@@ -34,7 +35,8 @@ from cvtasks.metrics.records import Record, describe, summary
 from cvtasks.metrics.results import read_keypoint_results, read_results
 from cvtasks.metrics.tables import as_lines
 from cvtasks.nn import zoo
-from cvtasks.types import ClassInfo, Evaluator, Prediction, Reader, Sample, Task
+from cvtasks.proposing import compute_missing, of_photos
+from cvtasks.types import ClassInfo, Evaluator, Prediction, Reader, Sample, Split, Task
 from cvtasks.viz import report
 from cvtasks.viz.overlays import draw
 
@@ -51,7 +53,8 @@ def evaluate(cfg: Config) -> float | None:
         content = checkpoints.load(cfg["checkpoint"])
         classes = checkpoints.classes_of(content, cfg["checkpoint"])
         # What was learnt by heart is judged on the images that it was learnt from.
-        reader = open_reader(cfg, "train" if setup.engine.overfit else "val", classes=classes)
+        split: Split = "train" if setup.engine.overfit else "val"
+        reader = open_reader(cfg, split, classes=classes, learned=content.get("proposals"))
         with zoo.weights_follow():
             task = build_task(cfg, classes, reader.classes)
         zoo.fit_weights(task.model, checkpoints.judged_weights(content), source=cfg["checkpoint"])
@@ -59,6 +62,7 @@ def evaluate(cfg: Config) -> float | None:
 
         folder = _output_folder(cfg, "eval") if processes.first else None
         images = setup.eval_images(reader)
+        compute_missing((reader, images), processes=processes, say=print if processes.first else _silent)
         with Progress(images, title="evaluate", unit="image", shown=processes.first) as progress:
             metrics = evaluate_model(
                 task,
@@ -95,6 +99,7 @@ def predict(cfg: Config) -> None:
     requires = frozenset(cfg["task"]["requires"])
     one_object, one_person = of_one_object(requires), of_one_person(requires)
     boxes, notes = _person_boxes(cfg, paths, classes, wanted=one_person)
+    proposals = of_photos(cfg["proposals"], content.get("proposals")) if "proposals" in requires else None
     folder = _output_folder(cfg | {"run_dir": cfg["output"]}, "predict")
     about: dict[str, Any] = {"classes": list(classes.names)}
     if one_person:
@@ -111,6 +116,9 @@ def predict(cfg: Config) -> None:
                 continue
             height, width = image.shape[-2:]
             sample: Sample = {"image": image, "image_id": str(path), "orig_size": (height, width)}
+            if proposals is not None:
+                found_boxes = within(proposals.of(pixels(image)).boxes, (height, width))
+                sample["proposals"] = torch.from_numpy(found_boxes)
             record: Record = {"file": str(path), "width": width, "height": height}
             record |= {"people": []} if one_person else {}
             samples = _people(sample, boxes.get(path)) if one_person else [sample]
@@ -263,6 +271,10 @@ def _output_folder(cfg: Config, verb: str) -> Path:
             folder = folder.with_name(f"{stamp}_{number}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _silent(_: str) -> None:
+    """For processes that are not the first one."""
 
 
 def _output_names(paths: list[Path]) -> list[str]:

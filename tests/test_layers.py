@@ -19,13 +19,16 @@ ALLOWED = {
     "nn": {"ops", "types", "config.schema", "torch_file"},
     "models": {"nn", "ops", "types", "config.schema"},
     "data": {"types", "ops.boxes", "config.schema", "proposals"},
+    "proposals": {"config.schema"},  # no torch
     "metrics": {"types", "ops", "config.schema", "data.label_images", "viz.colors"},  # label maps as PNGs
     "engine": {"types", "config.schema", "redaction", "torch_file"},
     "viz": {"types"},
-    "assembly": {"config", "engine", "data", "models", "nn", "metrics", "redaction", "types"},
+    "proposing": {"config", "engine", "data", "proposals", "types"},
+    "assembly": {"config", "engine", "data", "models", "nn", "metrics", "proposing", "redaction", "types"},
     "batch_size": {"assembly", "config", "engine", "data", "types"},
-    "judge": {"assembly", "config", "engine", "data", "nn", "metrics", "viz", "types"},
-    "app": {"assembly", "judge", "config", "engine", "nn", "viz", "types"},
+    "judge": {"assembly", "proposing", "config", "engine", "data", "nn", "metrics", "viz", "types"},
+    "proposal_run": {"assembly", "config", "engine", "data", "metrics", "proposals", "viz", "types"},
+    "app": {"assembly", "judge", "proposing", "config", "engine", "nn", "viz", "types"},
     "studies": {
         "app",
         "assembly",
@@ -43,7 +46,7 @@ ALLOWED = {
         "types",
         "viz",
     },
-    "cli": {"app", "judge", "batch_size", "studies", "config", "engine"},
+    "cli": {"app", "judge", "proposal_run", "batch_size", "studies", "config", "engine"},
 }
 HYDRA = {"config", "cli", "app"}
 

@@ -73,6 +73,12 @@ def _check_requires(config: Mapping[str, Any]) -> None:
         key, who = "predictions", f"predictions={path}, {kind} (evaluator={evaluator['name']}),"
         needs = sorted(getattr(locate(evaluator["_target_"]), "judges", ()))
     lacking = [name for name in needs if name not in provides]
+    # No data set has them: a method computes them, or a file of the user's holds them.
+    if "proposals" in lacking:
+        lacking.remove("proposals")
+        if (config.get("proposals") or {}).get("name") == "none":
+            problem = f"{who} needs proposals; choose a method (cvtasks list proposals)"
+            raise KeyConfigError("proposals", f"none: {problem}")
     if lacking:
         problem = (
             f"{who} needs {', '.join(lacking)}, and dataset={dataset['name']} has only "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtasks.config.locate import conf_dirs, groups, options, plural
-from cvtasks.config.schema import CHOICES, GROUPS, STUDY
+from cvtasks.config.schema import CHOICES, GROUPS, PROPOSALS, STUDY
 from cvtasks.errors import ConfigError
 
 SCRIPTS = {
@@ -68,9 +68,10 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
     elif word.startswith("-"):
         found = ["--why", "-cd", "--help"] if verb == "config" else FLAGS
     elif "=" in word:
-        group, _, value = word.partition("=")
+        key, _, value = word.partition("=")
+        group = PROPOSALS if (verb, key) == (PROPOSALS, "method") else key
         typed = value[: value.rfind(",") + 1]  # a sweep's earlier values
-        found = [f"{group}={typed}{option}" for option in options(group, folders)]
+        found = [f"{key}={typed}{option}" for option in options(group, folders)]
     elif verb == STUDY and not set(before) & (studies := options(STUDY, folders)).keys():
         found = list(studies)
     else:
@@ -87,9 +88,15 @@ def _keys(verb: str, word: str, before: Sequence[str], folders: list[Path]) -> l
         list(_leaves(_read(folders[0] / f"{verb}.yaml"))) if (folders[0] / f"{verb}.yaml").is_file() else []
     )
     known = [g for g in groups(folders) if g != STUDY and (verb == "train" or g not in CHOICES)]
+    own: Sequence[str] = GROUPS
     if verb == STUDY:
-        known = []  # its name was typed
-    for group in (STUDY,) if verb == STUDY else GROUPS:
+        known, own = [], (STUDY,)  # its name was typed
+        if "override /dataset:" in options(STUDY, folders)[chosen[STUDY]].read_text(encoding="utf-8"):
+            known, own = ["dataset"], (STUDY, "dataset")
+    if verb == PROPOSALS:
+        known, own = ["method", "dataset"], (PROPOSALS, "dataset")
+        chosen |= {PROPOSALS: chosen["method"]} if "method" in chosen else {}
+    for group in own:
         found = options(group, folders)
         for file in [found[chosen[group]]] if chosen.get(group) in found else found.values():
             text = file.read_text(encoding="utf-8")

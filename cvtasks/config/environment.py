@@ -18,9 +18,10 @@ from cvtasks.config.check import KeyConfigError
 from cvtasks.errors import ConfigError
 from cvtasks.redaction import Taken, remember
 
-WHERE = "dataset.* (but classes), weights, backbone.weights, run_dir, predictions, source and output"
+WHERE = "dataset.* (but classes), proposals' files, weights, backbone.weights, run_dir, predictions, source and output"
 _PLACES = re.compile(
-    r"dataset\.(?!(name|_target_)$|classes\b).+|weights|backbone\.weights|run_dir|predictions|source|output"
+    r"dataset\.(?!(name|_target_)$|classes\b).+|proposals\.(cache|train|val)|"
+    r"weights|backbone\.weights|run_dir|predictions|source|output"
 )
 _VARIABLE = re.compile(r"\$\{oc\.env:[A-Za-z_]\w*(,[^${}]*)?\}")
 _BARE = re.compile(r"[A-Za-z_./][\w./-]*")

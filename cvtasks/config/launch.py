@@ -37,7 +37,13 @@ QUIET = [
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]
-FOLDER_KEYS = {"train": "run_dir", "eval": "run_dir", "predict": "output", "study": "run_dir"}
+FOLDER_KEYS = {
+    "train": "run_dir",
+    "eval": "run_dir",
+    "predict": "output",
+    "study": "run_dir",
+    "proposals": "run_dir",
+}
 """The key that says where a verb writes; each job of a sweep gets a folder of its own."""
 FAILED = "failed.txt"
 """In a sweep's folder: the jobs that failed. A file, because a launcher may run jobs in other processes."""

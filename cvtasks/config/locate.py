@@ -41,6 +41,8 @@ def groups(folders: list[Path]) -> list[str]:
 
 def plural(group: str) -> str:
     """What `cvtasks list` calls a group."""
+    if group.endswith("s"):
+        return group
     return f"{group[:-1]}ies" if group.endswith("y") else f"{group}s"
 
 

@@ -8,7 +8,7 @@ no constructor, so these dataclasses are their signature. Both are checked by `c
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,19 @@ class TaskNode(Node):
     loss_weights: dict[str, Annotated[float, Range(min=0)]]
     """One for each loss that the model returns."""
     stage_steps: list[Annotated[float, Range(min=0)]] | None = None
-    """Shares of the steps, one for each stage of a model that trains in stages; null: equal ones."""
+    """Shares of the steps, one for each stage of a model that trains in stages; null: equal ones, none for a solved one."""
+    keep_features: bool = False
+    """Leave what its stages kept (the features of regions, many gigabytes) in the run's folder."""
+
+
+@dataclass(frozen=True)
+class ProposalsNode(Node):
+    """What the node of a proposal method says beside the method's constructor arguments."""
+
+    cache: str | None = None
+    """The folder that keeps proposals from run to run; null: ~/.cache/cvtasks/proposals, or CVTASKS_CACHE/proposals."""
+    fit_images: Annotated[int, Positive] = 500
+    """Training images that a method is fitted to, if it learns at all, spread over all of them."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ class TrainConfig:
     scheduler: Annotated[Node, Supplied("optimizer", "max_steps")]
     engine: EngineConfig
     loader: LoaderConfig
+    proposals: ProposalsNode
     run_dir: str | None = None
     """The run's folder; null: runs/<task>/<dataset>/<date>_<time>."""
     seed: Annotated[int, Range(min=0, below=2**63)] = 0
@@ -179,7 +192,9 @@ class PredictConfig(StoredConfig):
 class StudyConfig:
     """The whole of a study's configuration. The trainings that are its parts have configurations of their own."""
 
-    study: Annotated[Node, Supplied("run")]
+    study: Annotated[Node, Supplied("run", "dataset")]
+    dataset: Annotated[Node | None, Supplied("split", "fields")] = None
+    """What all trainings of a study learn from, if it takes a data set."""
     run_dir: str | None = None
     """The study's folder; null: runs/studies/<name>/<date>_<time>. Parts that are done there are not done again."""
     seed: Annotated[int, Range(min=0, below=2**63)] = 0
@@ -187,12 +202,30 @@ class StudyConfig:
     plugins: tuple[str, ...] = ()
 
 
-VERBS: dict[str, type[TrainConfig] | type[StudyConfig]] = {
+@dataclass(frozen=True)
+class ProposalsConfig:
+    """The whole of what `cvtasks proposals` takes; `method=NAME` chooses the node `proposals`."""
+
+    dataset: Annotated[Node, Supplied("split", "fields")]
+    proposals: ProposalsNode
+    split: Literal["train", "val"] = "val"
+    images: Annotated[int, Positive] | None = None
+    """Only the first so many of the split; null: all."""
+    pictures: Annotated[int, Range(min=0)] = 8
+    """Images that are drawn with the proposals that fit their objects best."""
+    run_dir: str | None = None
+    """The folder to write into; null: runs/proposals/<method>/<date>_<time>."""
+    plugins: tuple[str, ...] = ()
+
+
+AnyConfig: TypeAlias = type[TrainConfig] | type[StudyConfig] | type[ProposalsConfig]
+VERBS: dict[str, AnyConfig] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "predict": PredictConfig,
     "resume": StoredConfig,
     "study": StudyConfig,
+    "proposals": ProposalsConfig,
 }
 GROUPS = (
     "backbone",
@@ -203,16 +236,19 @@ GROUPS = (
     "scheduler",
     "engine",
     "loader",
+    "proposals",
     "task",
 )
 """The configuration groups that fill a node of the same name, in the order of composing."""
 CHOICES = ("recipe", "experiment", "debug")
 """The groups that set keys of the others."""
+PROPOSALS = "proposals"
+"""A verb, and the group of which its `method=` chooses"""
 STUDY = "study"
 """The group that only the verb of the same name has."""
 
 
-def defaults(config: type[TrainConfig] | type[StudyConfig]) -> dict[str, Any]:
+def defaults(config: AnyConfig) -> dict[str, Any]:
     """The values of the keys that a configuration may leave out."""
     return {
         f.name: list(f.default) if isinstance(f.default, tuple) else f.default

@@ -24,6 +24,8 @@ from cvtasks.errors import ConfigError
 
 OPTION = "checkpoint"
 """The name under which Hydra knows the nodes of a stored configuration."""
+OLDER = {"proposals": {"name": "none", "_target_": "cvtasks.proposals.method.NoProposals"}}
+"""Nodes that a run of an older version lacks"""
 RUNS = Path("runs")
 NAMES = ("best.pt", "last.pt")
 
@@ -62,7 +64,7 @@ def load(verb: str, *, run: Any = None, checkpoint: Any = None) -> dict[str, Any
         except UnicodeDecodeError:
             raise ConfigError(f"{source}: its configuration is damaged: not UTF-8") from None
     config = parse(text, source)
-    config = defaults(TrainConfig) | config | {"plugins": []}
+    config = defaults(TrainConfig) | OLDER | config | {"plugins": []}
     if verb == "resume":
         config["run_dir"] = found_run
     else:

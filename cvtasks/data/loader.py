@@ -61,7 +61,7 @@ def train_batches(
         length, batch_size=batch_size, seed=seed, first_batch=first_batch, rank=rank, world=world
     )
     source = _Source(reader, transform, seed=seed, divisor=divisor, with_truth=False)
-    return _stream(source, order, workers=workers, pin_memory=pin_memory)
+    return stream(source, order, workers=workers, pin_memory=pin_memory)
 
 
 def eval_batches(
@@ -84,7 +84,7 @@ def eval_batches(
     length = len(reader) if limit is None else min(limit, len(reader))
     order = evaluation_batches(length, batch_size=batch_size, rank=rank, world=world, in_turns=in_turns)
     source = _Source(reader, transform, seed=0, divisor=divisor, with_truth=True)
-    return _stream(source, order, workers=min(workers, len(order)), pin_memory=pin_memory)
+    return stream(source, order, workers=min(workers, len(order)), pin_memory=pin_memory)
 
 
 def resolve_workers(workers: int | Literal["auto"], *, device: torch.device | str, processes: int = 1) -> int:
@@ -94,9 +94,13 @@ def resolve_workers(workers: int | Literal["auto"], *, device: torch.device | st
     """
     if workers != "auto":
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= processes
-    return max(0, min(MAX_WORKERS, cores // 4 if torch.device(device).type == "cpu" else cores - 1))
+    own = cores() // processes
+    return max(0, min(MAX_WORKERS, own // 4 if torch.device(device).type == "cpu" else own - 1))
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Source:
@@ -131,11 +135,20 @@ class _Source:
             return self.transform(self.reader[index])
 
 
-def _stream(
-    source: _Source, order: Iterable[list[Position]], *, workers: int, pin_memory: bool
-) -> Generator[Batch, None, None]:
+def stream(
+    source: Any,
+    order: Iterable[Any],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    remedy: str = SHARED_MEMORY,
+) -> Generator[Any, None, None]:
+    """`source[item]` for each item of `order`, computed by `workers` processes of one thread each; 0: by this one.
+
+    An error that is to be told comes as a value, and is raised here. remedy: what helps where a worker was killed.
+    """
     loader: DataLoader[Any] = DataLoader(
-        source,  # type: ignore[arg-type]
+        source,
         sampler=order,
         batch_size=None,
         collate_fn=_unchanged,
@@ -157,7 +170,7 @@ def _stream(
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise CvtasksError(
-            f"loader: a worker process was killed; most often memory ran out: {SHARED_MEMORY}"
+            f"loader: a worker process was killed; most often memory ran out: {remedy}"
         ) from error
     finally:
         # Dropping the iterator does the same, but not while some traceback holds it.

@@ -191,6 +191,28 @@ def stages(data: Mapping[str, Sequence[float]], path: Path) -> None:
             axes.set_xticks(numbers)
 
 
+def recall_at_iou(data: Mapping[str, Any], path: Path) -> None:
+    """`iou` [T] and `recall` {number of proposals: [T]}."""
+    with _figure(path) as (axes,):
+        for i, (count, recall) in enumerate(data["recall"].items()):
+            label = f"best {count}"
+            axes.plot(data["iou"], recall, label=label, color=_line_color(i), marker="o", markersize=3)
+        axes.set(title="Objects that proposals find", xlabel="IoU", ylabel="recall")
+        axes.set(xlim=(data["iou"][0], data["iou"][-1]), ylim=(0, 1.02))
+
+
+def recall_of_proposals(data: Mapping[str, Any], path: Path) -> None:
+    """`proposals` [C], their numbers, and `recall` at IoU 0.5 {size of the objects: [C]}."""
+    with _figure(path) as (axes,):
+        for i, (size, recall) in enumerate(data["recall"].items()):
+            style = {"color": _BLACK, "linewidth": 2.4} if size == "all" else {"color": _line_color(i)}
+            axes.plot(data["proposals"], recall, label=size, **style)
+        axes.set_xscale("log")
+        axes.set(
+            title="Objects found at IoU 0.5", xlabel="proposals an image", ylabel="recall", ylim=(0, 1.02)
+        )
+
+
 RECORD_PLOTS: dict[str, Callable[[Sequence[Record], Path], None]] = {
     "losses": losses,
     "metrics": metrics,
@@ -209,6 +231,8 @@ PLOTS: dict[str, Callable[[Any, Path], None]] = {
     "per_joint_pck": per_joint_pck,
     "per_limb_pcp": per_limb_pcp,
     "stages": stages,
+    "recall_at_iou": recall_at_iou,
+    "recall_of_proposals": recall_of_proposals,
 }
 """What can be drawn of an evaluator's `plot_data`, by its names."""
 

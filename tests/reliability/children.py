@@ -28,7 +28,7 @@ _SERVER.set_forkserver_preload(
         "cvtasks.app", "cvtasks.judge", "cvtasks.cli", "cvtasks.config.launch", "cvtasks.data.coco", "cvtasks.data.voc",
         "cvtasks.models.detection.faster_rcnn", "cvtasks.nn.backbones.tiny", "cvtasks.metrics.detection",
         "cvtasks.data.shapes", "scipy.io", "matplotlib.figure", "matplotlib.backends.backend_agg",
-        "tensorboard.compat.proto.event_pb2",
+        "tensorboard.compat.proto.event_pb2", "pytest",
     ]
 )  # fmt: skip
 

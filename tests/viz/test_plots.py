@@ -69,6 +69,20 @@ def test_metrics_show_headlines_and_skip_what_is_null(tmp_path: Path, figures: l
     assert list(axes.lines[0].get_xdata()) == [50, 100]
 
 
+def test_recall_of_proposals_is_a_curve_for_each_number_and_each_size(tmp_path: Path, figures: list) -> None:
+    curves = {"10": [0.5, 0.2], "1000": [0.9, 0.4]}
+    plots.recall_at_iou({"iou": [0.5, 0.95], "recall": curves}, tmp_path / "a.png")
+    sizes = {"all": [0.1, 0.5, 0.7], "large": [0.2, 0.6, 0.9]}
+    plots.recall_of_proposals({"proposals": [1, 10, 100], "recall": sizes}, tmp_path / "b.png")
+    (first,), (second,) = figures[0].axes, figures[1].axes
+    assert labels(first) == ["best 10", "best 1000"]
+    assert [list(line.get_ydata()) for line in first.lines] == list(curves.values())
+    assert labels(second) == ["all", "large"]
+    assert [list(line.get_xdata()) for line in second.lines] == [[1, 10, 100]] * 2
+    assert second.get_xscale() == "log"
+    plots.recall_of_proposals({"proposals": [1], "recall": {}}, tmp_path / "empty.png")
+
+
 @pytest.mark.parametrize("name", plots.RECORD_PLOTS)
 def test_a_dotted_line_marks_the_last_step_of_each_stage_but_the_last(
     tmp_path: Path, figures: list, name: str
