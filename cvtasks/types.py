@@ -191,7 +191,10 @@ class StagedModel(VisionModel, Protocol):
     """A model that trains in stages, one after the other: a cascade, or parts that are trained in turn.
 
     What a stage changes is in the state dict (also which stage it is), or is `requires_grad`. So a checkpoint knows how far
-    it came, and `predict` uses the stages that have begun. Every stage leaves something that wants gradients.
+    it came, and `predict` uses the stages that have begun. A stage that has steps leaves something that wants gradients.
+
+    It may have more: `solved`, the names of the stages whose work is done when `begin_stage` returns (they take no steps),
+    and `collect(batch) -> list[Prediction]`, the tensors of each image that `begin_stage` reads in place of predictions.
     """
 
     stages: tuple[str, ...]
@@ -199,11 +202,15 @@ class StagedModel(VisionModel, Protocol):
     stage: int
     """The one that is being trained, from 0 on"""
 
-    def begin_stage(self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]]) -> None:
-        """Freeze what is done, and let the parameters of stage `index` train.
+    def begin_stage(
+        self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]], folder: Path | None = None
+    ) -> list[str] | None:
+        """Freeze what is done, and let the parameters of stage `index` train, or solve for them; may return notes.
 
         predictions: of the training images, in order and without augmentation, with their truth; by the model as it
-        stands, on its device, computed as they are read. Stage 0 gets none.
+        stands (what `collect` gives, where it has that), on its device, computed as they are read. Stage 0 gets none.
+        folder: a place of the run for what all stages may keep, features say; it is there again after a kill, and gone
+        when the run is done. What is found in it may be of weights that have changed since. None: nothing lasts.
         """
         ...
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from test_app import one_thread
+from undrawn import undraw
 
 from cvtasks import assembly
 from cvtasks.cli import main
@@ -42,7 +43,7 @@ class PixelCascade(nn.Module):
     def stage(self):
         return int(self.number)
 
-    def begin_stage(self, index, predictions):
+    def begin_stage(self, index, predictions, folder=None):
         for batch, found in predictions:
             assert len(batch.truth) == len(found)
             for each in found:
@@ -103,12 +104,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "conf" / "task" / "cascade.yaml").write_text(TASK)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        undraw(patch)
         assert main(["train", *OPTIONS, *LENGTH, "run_dir=run"]) == 0
     return folder
 
 
 @pytest.fixture(autouse=True)
-def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_home(home: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
 
 

@@ -29,7 +29,7 @@ NEEDED = {"task": str, "config": str, "precision": str, "classes": dict, "model"
 """What a checkpoint holds of a model, and of which kind it is"""
 FOR_RESUME = {
     "optimizer": dict, "scheduler": dict, "metrics": dict, "window": list, "best": int | float | None,
-    "best_step": int, "stale": int, "seconds": int | float, "step_images": int,
+    "best_step": int, "stale": int, "seconds": int | float, "training": int | float, "step_images": int,
     "stage": int, "stage_began": int, "stages": list, "trained": list,
 }  # fmt: skip
 """What it holds of a training"""

@@ -76,11 +76,13 @@ def predicted(
 ) -> Generator[tuple[Batch, list[Prediction]], None, None]:
     """Each batch with what the model says of it, both on the device: in every process all of them, in their order.
 
+    A model that has `collect` says that, all others what they predict.
     batches: of one list this process's turns, every world-th. Computed as it is read, which all processes must do alike;
     the model's modes and torch's random state are the reader's in between.
     """
     processes.share_buffers(model)
     device, stream = precision.device, iter(batches)
+    say = getattr(model, "collect", model.predict)
     while True:
         mine: tuple[Batch, list[Prediction]] | None = None
         if (batch := next(stream, None)) is not None:
@@ -90,7 +92,7 @@ def predicted(
                 precision.autocast(),
             ):
                 seed_torch(derive(0, "evaluate", *batch.image_ids))
-                mine = batch, [_moved(p, "cpu") for p in model.predict(batch.to(device))]
+                mine = batch, [_moved(p, "cpu") for p in say(batch.to(device))]
         for turn in processes.gather(mine):
             if turn is None:  # the last round is not for everyone
                 return

@@ -40,26 +40,33 @@ class Learner:
     def __init__(
         self,
         task: Task,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
+        optimizer: Optimizer | None,
+        scheduler: LRScheduler | None,
         cfg: EngineConfig,
         *,
         precision: Precision,
         processes: Processes,
         began: int = 0,
     ) -> None:
-        """began: the step after which its stage began; the average of the weights begins anew with each."""
+        """began: the step after which its stage began; the average of the weights begins anew with each.
+
+        optimizer, scheduler: None for a stage without steps.
+        """
         self.model, self.optimizer, self.scheduler = task.model, optimizer, scheduler
         self.cfg, self.precision, self._began = cfg, precision, began
         self.terms = Terms(task.loss_weights, precision.device)
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.name == "fp16")
         self.ema = Ema(task.model, cfg.ema) if cfg.ema is not None else None
         self._trained = [p for p in task.model.parameters() if p.requires_grad]
-        self._parallel = processes.parallel(_Losses(task.model, self.terms))
+        self._parallel: nn.Module = _Losses(task.model, self.terms)
+        if optimizer is not None:
+            self._parallel = processes.parallel(self._parallel)
         self._losses = torch.compile(self._parallel) if cfg.compile else self._parallel
 
     def step(self, number: int, stream: Iterator[Batch]) -> Step:
         """Learn from the next batches of the stream. Nothing in it waits for the device."""
+        assert self.optimizer is not None, "a stage without steps takes none"
+        assert self.scheduler is not None
         self.optimizer.zero_grad(set_to_none=True)
         lr, losses, ids = self.optimizer.param_groups[0]["lr"], list[Tensor](), list[ImageId]()
         accumulate = self.cfg.accumulate
@@ -100,8 +107,8 @@ class Learner:
             **average,
             **stages.content(self.model),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimizer": {} if self.optimizer is None else self.optimizer.state_dict(),
+            "scheduler": {} if self.scheduler is None else self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -109,8 +116,9 @@ class Learner:
         """Take over a checkpoint's state. Raises WeightsError if it is of another model or optimizer."""
         try:
             self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.scheduler.load_state_dict(content["scheduler"])
+            if self.optimizer is not None and self.scheduler is not None:
+                self.optimizer.load_state_dict(content["optimizer"])
+                self.scheduler.load_state_dict(content["scheduler"])
             if content.get("scaler") and self.scaler.is_enabled():
                 self.scaler.load_state_dict(content["scaler"])
             if self.ema is not None:

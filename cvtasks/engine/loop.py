@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from cvtasks.types import Batch, Prediction, Task
 
 EVALUATIONS = 5
 """How often a run evaluates if `engine.eval_every` does not say."""
+FEATURES = "features"
+"""Of a run's folder: what the stages of a model keep"""
 CHECKPOINT_EVERY = 1000
 """Steps that a kill may cost if `engine.checkpoint_every` does not say: a long run evaluates far less often."""
 
@@ -105,7 +108,9 @@ class State:
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last evaluation"""
     seconds: float = 0.0
-    """Time spent in `fit`, also before a resume"""
+    """Time spent in `fit` up to the last step, or solved stage, also before a resume"""
+    training: float = 0.0
+    """Of it, what no evaluation took"""
     window: list[Tensor] = field(default_factory=list)
     """The losses [terms] of each step since the last log line"""
 
@@ -145,7 +150,12 @@ class State:
     def finished(self, clock: Clock, cfg: EngineConfig) -> str | None:
         """Why there is nothing left to do, and what to type to go on all the same; None if there is."""
         if self.done(clock):
-            return f"{self.step} of {clock.max_steps} steps; engine.max_steps=N goes on"
+            longer = (
+                "engine.max_steps=N goes on"
+                if clock.shares[-1]
+                else "its last stage is solved, not descended"
+            )
+            return f"{self.step} of {clock.max_steps} steps; {longer}"
         if cfg.patience is not None and self.stale >= cfg.patience:
             return (
                 f"no better for {self.stale} evaluations (engine.patience={cfg.patience}) at step {self.step} of "
@@ -173,6 +183,7 @@ def fit(
     predictions: Callable[[], Generator[tuple[Batch, list[Prediction]], None, None]] = no_predictions,
     about: Mapping[str, Any],
     resume: Mapping[str, Any] | None = None,
+    keep_features: bool = False,
     processes: Processes = ALONE,
 ) -> State:
     """Train all stages, to `clock.max_steps`; write metrics and checkpoints into `run`; return where it ended.
@@ -183,21 +194,22 @@ def fit(
     predictions: what the model says of the training images, to be computed as it is read, for a stage that begins.
     about: what every checkpoint says of the run (task, classes, config): plain values.
     resume: the content of a checkpoint of this run.
+    keep_features: leave what the stages kept in the run's folder, also when all are done.
 
     It ends sooner after `cfg.patience` evaluations without a better one, or `cfg.max_minutes`.
     Raises ConfigError for a loss without a weight, NonFiniteLossError, OutOfMemoryError, and Interrupted after Ctrl-C
     or SIGTERM, when the run is saved.
     """
-    names = stage_names(task.model)
+    names, features = stage_names(task.model), run.folder / FEATURES
     state = State() if resume is None else State.of(resume, names)
     if resume is None:
-        begin_stage(task.model, 0, no_predictions(), seed=seed)
+        begin_stage(task.model, 0, no_predictions(), seed=seed, folder=features)
     else:
         restore_trained(task.model, resume)
 
     def new_learner() -> Learner:
-        end = clock.stage_end(state.stage, state.stage_began)
-        optimizer, scheduler = optimize(max(1, end - state.stage_began))
+        steps = clock.stage_end(state.stage, state.stage_began) - state.stage_began
+        optimizer, scheduler = optimize(steps) if steps else (None, None)
         return Learner(
             task, optimizer, scheduler, cfg, precision=precision, processes=processes, began=state.stage_began
         )
@@ -209,6 +221,20 @@ def fit(
     run.rewind(state.step, later=names[state.stage + 1 :])
     stream = batches(state.step * cfg.accumulate)
     began, images, busy = time.perf_counter() - state.seconds, 0, 0.0
+    judging = state.seconds - state.training
+
+    def look_at_the_clock() -> None:
+        state.seconds = time.perf_counter() - began
+        if cfg.max_minutes is not None:
+            state.seconds = processes.share(state.seconds)
+        state.training = state.seconds - judging
+
+    def interrupted(signal: int) -> Interrupted:
+        return Interrupted(
+            f"stopped and saved at step {state.step} of {clock.max_steps}; go on with: cvtasks resume {run.folder}",
+            exit_code=128 + signal,  # as shells have it: 130 for Ctrl-C, 143 for SIGTERM
+        )
+
     bar = Progress(
         clock.max_steps,
         title="train",
@@ -228,7 +254,10 @@ def fit(
                 state.next_stage()
                 end = clock.stage_end(state.stage, state.stage_began)
                 run.say(f"step {state.step}: {names[state.stage]} begins, and ends with step {end}")
-                begin_stage(task.model, state.stage, predictions(), seed=seed)
+                read = _until_a_signal(predictions(), interrupt, processes, interrupted)
+                for note in begin_stage(task.model, state.stage, read, seed=seed, folder=features):
+                    run.say(note)
+                look_at_the_clock()
                 learner = new_learner()
                 task.model.train()
             named = {"stage": names[state.stage]} if names else {}
@@ -239,9 +268,7 @@ def fit(
                 step = learner.step(state.step + 1, stream)
                 window.add(step)
                 state.step += 1
-                state.seconds = time.perf_counter() - began
-                if cfg.max_minutes is not None:
-                    state.seconds = processes.share(state.seconds)
+                look_at_the_clock()
 
                 ends = state.stage_over(clock) or state.finished(clock, cfg) is not None
                 if log_now := ends or state.step % cfg.log_every == 0:
@@ -258,8 +285,10 @@ def fit(
 
             improved = False
             if evaluate_due := ends or state.step % clock.eval_every == 0:
+                judged_at = time.perf_counter()
                 with learner.judged():
                     state.metrics = dict(evaluate_now(state.step))
+                judging += time.perf_counter() - judged_at
                 run.log({"step": state.step, **named, **state.metrics})
                 if task.monitor not in state.metrics:
                     metrics = ", ".join(state.metrics)
@@ -276,9 +305,21 @@ def fit(
                     checkpoints.save_last(run.folder, content)
                 processes.share(None)  # the others wait until it is written
             if signal and state.finished(clock, cfg) is None:
-                raise Interrupted(
-                    f"stopped and saved at step {state.step} of {clock.max_steps}; go on with: "
-                    f"cvtasks resume {run.folder}",
-                    exit_code=128 + signal,  # as shells have it: 130 for Ctrl-C, 143 for SIGTERM
-                )
+                raise interrupted(signal)
+    if state.done(clock) and not keep_features:
+        shutil.rmtree(features, ignore_errors=True)
     return state
+
+
+def _until_a_signal(
+    predictions: Generator[tuple[Batch, list[Prediction]], None, None],
+    interrupt: Interrupt,
+    processes: Processes,
+    error: Callable[[int], Interrupted],
+) -> Generator[tuple[Batch, list[Prediction]], None, None]:
+    """The same, and an end where a signal asks for one: reading them may take hours."""
+    with contextlib.closing(predictions):
+        for each in predictions:
+            yield each
+            if signal := processes.largest(interrupt.received or 0):
+                raise error(signal)

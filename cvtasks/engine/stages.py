@@ -3,13 +3,14 @@
 DeepPose's networks, R-CNN's and SPP-net's steps, alternating training. Such a model is a `types.StagedModel`; any other
 one has a single stage without a name. A stage is a fresh optimizer over what wants gradients, with a schedule and an
 average of its own, and its own best checkpoint. What a stage has changed is in the model's state dict or is
-`requires_grad`, so a checkpoint holds both.
+`requires_grad`, so a checkpoint holds both. A stage that is solved, and not descended, has no steps and no optimizer.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -25,13 +26,18 @@ def stage_names(model: Any) -> tuple[str, ...]:
 
 
 def stage_shares(model: Any, given: Sequence[float] | None) -> tuple[float, ...]:
-    """Each stage's share of the steps: equal ones, or those of `task.stage_steps`. Raises ConfigError."""
-    names = stage_names(model)
+    """Each stage's share of the steps: equal ones, none if it is solved, or `task.stage_steps`. Raises ConfigError."""
+    names, solved = stage_names(model), getattr(model, "solved", ())
     if given is None:
-        return (1.0,) * max(1, len(names))
+        return tuple(float(name not in solved) for name in names) or (1.0,)
     if len(given) != len(names):
         stages = f"{len(names)} stages ({', '.join(names)})" if names else "no stages"
         raise ConfigError(f"task.stage_steps has {len(given)} shares, and the model has {stages}")
+    for name, share in zip(names, given, strict=True):
+        if share and name in solved:
+            raise ConfigError(
+                f"task.stage_steps gives steps to the stage {name}, which is solved; its share is 0"
+            )
     if not any(given):
         raise ConfigError("task.stage_steps gives no stage any steps; type a share above 0 for one of them")
     return tuple(given)
@@ -48,14 +54,18 @@ def begin_stage(
     predictions: Generator[tuple[Batch, list[Prediction]], None, None],
     *,
     seed: int,
-) -> None:
-    """Begin a stage of a model that has stages. What it draws at random is a function of (seed, index)."""
+    folder: Path | None = None,
+) -> list[str]:
+    """Begin a stage of a model that has stages; returns notes. What it draws at random is a function of (seed, index).
+
+    folder: where the stages may keep what is expensive to compute again after a kill.
+    """
     if not stage_names(model):
-        return
+        return []
     seed_all(seed, "stage", index)
     model.zero_grad(set_to_none=True)  # of what is frozen from now on, no optimizer would
     with contextlib.closing(predictions):  # it need not be read to its end, and has workers
-        model.begin_stage(index, predictions)
+        return list(model.begin_stage(index, predictions, folder) or ())
 
 
 def content(model: nn.Module) -> dict[str, Any]:

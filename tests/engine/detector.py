@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
+from cvtasks.assembly import TASK_KEYS
 from cvtasks.config.build import build
 from cvtasks.config.compose import compose
 from cvtasks.data.collate import collate
 from cvtasks.data.shapes import ShapesReader
 from cvtasks.engine.seeding import seed_all
+from cvtasks.nn.region_sampling import RandomSampling
 from cvtasks.types import Batch, Task
 
 SIZE = 64
@@ -18,10 +20,11 @@ def reader() -> ShapesReader:
 
 def detector_task() -> Task:
     cfg = compose("train", ["task=faster_rcnn", f"pipeline.size={SIZE}"])
-    node = {k: v for k, v in cfg["task"].items() if k not in ("name", "requires", "monitor", "loss_weights")}
+    node = {key: value for key, value in cfg["task"].items() if key not in TASK_KEYS}
     seed_all(3)
     model = build(node, backbone=build(cfg["backbone"]), classes=reader().classes)
-    model.proposer.samples = model.samples = 10**6
+    model.proposer.samples = 10**6
+    model.sampler = RandomSampling(count=10**6)
     evaluator = build(cfg["evaluator"], classes=reader().classes)
     weights = cfg["task"]["loss_weights"]
     return Task("detector", model, evaluator, frozenset(), "box/AP", weights)

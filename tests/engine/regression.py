@@ -119,6 +119,7 @@ def train(
     on_predict: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
     shares: Sequence[float] | None = None,
     precision: Precision = FP32,
+    keep_features: bool = False,
     processes: Processes = ALONE,
     **engine: Any,
 ) -> loop.State:
@@ -157,6 +158,7 @@ def train(
             predictions=predictions,
             about={"task": "regression", "config": "seed: 7"},
             resume=resume,
+            keep_features=keep_features,
             processes=processes,
         )
 

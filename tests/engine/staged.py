@@ -41,7 +41,9 @@ class Cascade(nn.Module):
     def stage(self) -> int:
         return int(self.number)
 
-    def begin_stage(self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]]) -> None:
+    def begin_stage(
+        self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]], folder: Path | None = None
+    ) -> None:
         ids, errors = list[Any](), list[Tensor]()
         for batch, predicted in predictions:
             assert batch.label is not None

@@ -112,6 +112,14 @@ def test_a_run_in_stages_killed_as_two_of_them_began_equals_the_unbroken_one(fol
     assert histories[0] == histories[1]
 
 
+def test_what_is_solved_is_the_same_in_every_process(folder: Path) -> None:
+    first, second = (result(folder, "solved", rank) for rank in range(2))
+    assert first["stage"] == second["stage"] == 2
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in ("shift", "factor"))
+    assert float(first["model"]["shift"]) != 0
+    assert not (folder / "solved" / "features").exists()
+
+
 def test_only_the_first_process_writes(folder: Path) -> None:
     steps = [json.loads(line) for line in (folder / "unbroken" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "lr" in line] == [3, 6, 9]

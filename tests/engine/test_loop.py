@@ -42,7 +42,7 @@ def flat(value: Any) -> list[Any]:
 def content(folder: Path, name: str = checkpoint.LAST) -> list[Any]:
     """Of a checkpoint, all but how long it took."""
     loaded = checkpoint.load(folder / "checkpoints" / name)
-    return flat({k: v for k, v in loaded.items() if k != "seconds"})
+    return flat({k: v for k, v in loaded.items() if k not in ("seconds", "training")})
 
 
 class Killed(Exception):

@@ -205,15 +205,22 @@ def test_patience_counts_within_a_stage_and_ends_the_run(tmp_path: Path) -> None
     assert (state.step, state.stage) == (13, 2)
 
 
-def test_a_signal_while_a_stage_begins_is_obeyed_after_its_first_step(tmp_path: Path) -> None:
+def test_a_signal_while_a_stage_begins_is_obeyed_at_once(tmp_path: Path) -> None:
+    # Of a network's features of all regions of all images, the reading takes hours.
+    asked = list[int]()
+
     def signalled(batches: Iterable[Batch]) -> Iterator[Batch]:
-        os.kill(os.getpid(), signal.SIGTERM)
-        yield from batches
+        for number, batch in enumerate(batches):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            asked.append(number)
+            yield batch
 
     train_staged(tmp_path / "unbroken")
     broken = tmp_path / "broken"
-    with pytest.raises(Interrupted, match="saved at step 7 of 13"):
+    with pytest.raises(Interrupted, match="saved at step 6 of 13"):
         train_staged(broken, on_predict=signalled)
+    assert asked == [0, 1, 2]
     train_staged(broken, resume=resume_of(broken))
     assert content(broken) == content(tmp_path / "unbroken")
 
@@ -328,7 +335,7 @@ def test_predictions_are_made_as_they_are_read_and_leave_the_reader_its_modes() 
 
 def test_a_stage_that_asks_for_no_predictions_costs_none(tmp_path: Path) -> None:
     class Indifferent(Cascade):
-        def begin_stage(self, index: int, predictions: Any) -> None:
+        def begin_stage(self, index: int, predictions: Any, folder: Path | None = None) -> None:
             super().begin_stage(index, iter(()))
 
     task = staged_task()

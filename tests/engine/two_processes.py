@@ -35,6 +35,7 @@ from .regression import (
     train,
 )
 from .staged import staged_task, train_staged
+from .test_solved_stages import solved_task, train_solved
 
 
 class Killed(Exception):
@@ -117,6 +118,13 @@ def check_stages(folder: Path, processes: Processes) -> dict[str, Any]:
         train_part("staged broken", staged_task(), ema=0.9, on_predict=killed)
     train_part("staged broken", staged_task(), ema=0.9)
     return {"seen": whole.model.seen, "model": whole.model.state_dict()}
+
+
+def check_solved(folder: Path, processes: Processes) -> dict[str, Any]:
+    """A run whose last two stages are solved; DistributedDataParallel refuses a model in which nothing learns."""
+    task = solved_task()
+    train_solved(folder / "solved", task, batches=part(stream, processes), processes=processes)
+    return {"stage": task.model.stage, "model": task.model.state_dict()}
 
 
 def check_predicted(folder: Path, processes: Processes) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -112,7 +113,9 @@ class DeepPose(nn.Module):
                 network.backbone.freeze(level)
         self.train(self.training)
 
-    def begin_stage(self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]]) -> None:
+    def begin_stage(
+        self, index: int, predictions: Iterator[tuple[Batch, list[Prediction]]], folder: Path | None = None
+    ) -> None:
         """Freeze what is trained; measure how it errs; make the next network ready.
 
         predictions: of the training images, as the model makes them now; none for the first stage.
