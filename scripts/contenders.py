@@ -23,6 +23,7 @@ from cvtasks.models.localization.localization import Localization
 from cvtasks.models.segmentation.unet import unet
 from cvtasks.nn.backbones.mobilenet import mobilenet
 from cvtasks.nn.backbones.resnet import resnet
+from cvtasks.nn.region_sampling import RandomSampling
 from cvtasks.ops.pixel_losses import VOID
 from cvtasks.types import Batch, ClassInfo
 
@@ -86,7 +87,7 @@ def faster_rcnn_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str
         place(ours, device, channels_last=True).train()
 
         def sample_everything() -> None:
-            ours.proposer.samples = ours.samples = ALL
+            ours.proposer.samples, ours.sampler = ALL, RandomSampling(count=ALL)
             ours.proposer.positive_fraction = ours.positive_fraction = 1.0
 
         contenders["ours"] = Contender(

@@ -5,6 +5,7 @@ idea allows, else its own on small images. What a prediction looks like is a mat
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,15 @@ OWN = {
         *("task.fc_kernel=3", "task.fc_channels=64"),
     ],
     "fcn_full_res": ["backbone.width=32", "backbone.dilations=[1,1,2,4,8,4,2,1]"],
+    "rfcn": [
+        *("backbone=tiny", "task.proposal_level=c3", "task.level=c4", "task.channels=64"),
+        "task.anchor_sizes=[8,16,32,48]",
+    ],
+    "sliding_window_det": [
+        *("backbone.channels=[16,32,32]", "backbone.kernels=[3,3,4]", "backbone.pools=[2,2,1]"),
+        *("task.window_sizes=[8,11,16,22,32,45]", "task.window_ratios=[0.4,0.63,1,1.6,2.5]"),
+        *("task.hidden=64", "task.stride=4"),
+    ],
     "pose_heatmap": ["backbone=tiny", "task.channels=[32,32,32]"],
     "deeppose": ["backbone=tiny", "task.crop_size=32"],
     "sliding_window_seg": [
@@ -49,7 +59,9 @@ OWN = {
 }
 # What learning two images by heart needs: a stride-16 map sees nothing of small objects in 64 pixels, and batch norm's
 # running statistics lag behind.
-LARGER = {"faster_rcnn_vgg16": ["dataset.image_size=128", "pipeline.size=128"]}
+LARGER = {
+    "faster_rcnn_vgg16": ["dataset.image_size=128", "pipeline.size=128"],
+}
 LONGER = {"faster_rcnn_v2": 250, "deconvnet": 180, "fcn_full_res": 200}
 
 
@@ -99,7 +111,9 @@ class Family:
     stretched: Callable[[Prediction, Prediction], None]
     """Whether a prediction is another one for an image three times as high and five times as wide."""
     light: list[str] = field(default_factory=list)
-    """Settings that make its tasks small"""
+    """Settings that make its tasks small; one that a task does not have is left out"""
+    proposals: list[str] = field(default_factory=list)
+    """The same of the proposals, for a task that takes any"""
 
 
 BOXES = Family(
@@ -113,6 +127,7 @@ BOXES = Family(
         "task.rpn_proposals_train=100",
         "task.rpn_proposals_test=50",
     ],
+    ["proposals=selective_search", "proposals.limit=100"],
 )
 # One large object in an image: the mean over classes would hang on a few pixels of a small one.
 LABEL_MAPS = Family("seg/mIoU", 0.85, 5e-3, the_label_map_is_stretched, ["dataset.scene=localization"])
@@ -128,6 +143,7 @@ JOINTS = Family(
 FAMILIES = {"labels": BOXES, "segmentation": LABEL_MAPS, "label": OBJECT, "keypoints": JOINTS}
 
 
+@functools.cache
 def family(name: str) -> Family:
     requires = compose("train", [f"task={name}"])["task"]["requires"]
     (found,) = (FAMILIES[label] for label in requires if label in FAMILIES)
@@ -142,13 +158,20 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@functools.cache
 def config(name: str, *more: str) -> dict[str, Any]:
-    own = OWN.get(name, ["backbone=tiny"])
-    return compose("train", [f"task={name}", *SMALL, *own, *family(name).light, *more])
+    own, node = OWN.get(name, ["backbone=tiny"]), compose("train", [f"task={name}"])["task"]
+    light = [
+        setting
+        for setting in family(name).light
+        if not setting.startswith("task.") or setting.removeprefix("task.").partition("=")[0] in node
+    ]
+    proposals = family(name).proposals if "proposals" in node["requires"] else []
+    return compose("train", [f"task={name}", *SMALL, *light, *proposals, *own, *more])
 
 
 def task_and_batch(name: str, *more: str, images: int = 2) -> tuple[Task, Batch]:
-    cfg = config(name, *more)
+    cfg = copy.deepcopy(config(name, *more))
     reader = assembly.open_reader(cfg, "train")
     seed_all(0)
     task = assembly.build_task(cfg, reader.classes, reader.classes)

@@ -5,19 +5,19 @@ Letters: B images, R regions, K classes, C channels, S bins a side. The backgrou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.grad import conv2d_input
-from torchvision.ops import batched_nms
 
 from cvtasks.errors import ConfigError
 from cvtasks.nn.fpn import convolution
 from cvtasks.nn.norm import NormKind
-from cvtasks.nn.regions import Maps, Proposals, RegionFeatures, Samples
+from cvtasks.nn.regions import Maps, Proposals, Samples
+from cvtasks.nn.suppression import Suppression
 from cvtasks.ops import coders
 from cvtasks.ops.boxes import clip
 from cvtasks.ops.host import on_host
@@ -25,8 +25,6 @@ from cvtasks.ops.losses import DETECTION_BETA, count, masked_sum, smooth_l1
 from cvtasks.ops.matching import take
 from cvtasks.types import Batch, Prediction
 
-SMALLEST_SIDE = 1e-2
-"""A detection thinner than this many pixels is none."""
 AS_CONVOLUTION = 256
 """Regions from which on a CPU's float32 takes a fully connected layer as a convolution; fewer are no faster."""
 
@@ -75,6 +73,14 @@ def _kernel(weight: Tensor, regions: Tensor) -> Tensor:
     return weight.view(len(weight), *regions.shape[2:], regions.shape[1]).permute(0, 3, 1, 2)
 
 
+def run_layers(layers: Iterable[nn.Module], regions: Tensor) -> Tensor:
+    """Fully connected layers, and what is between and before them, of regions [R, C, S, S] -> [R, D]."""
+    x = regions
+    for layer in layers:
+        x = fully_connected(layer, x) if x.ndim == 4 and isinstance(layer, nn.Linear) else layer(x)
+    return x
+
+
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
     nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -92,6 +98,11 @@ class TwoFC(nn.Module):
 
     def forward(self, regions: Tensor) -> Tensor:
         return F.relu(self.fc7(F.relu(fully_connected(self.fc6, regions))))
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """The same, one after the other."""
+        return self.fc6, nn.ReLU(), self.fc7, nn.ReLU()
 
 
 class ConvFC(nn.Module):
@@ -125,37 +136,93 @@ class PretrainedFC(nn.Module):
         self.layers, self.outputs = layers, fc7.out_features
 
     def forward(self, regions: Tensor) -> Tensor:
-        fc6, *others = self.layers
-        x = fully_connected(fc6, regions)  # type: ignore[arg-type]
-        for layer in others:
-            x = layer(x)
-        return x
+        return run_layers(self.layers, regions)
 
 
-class BoxHead(nn.Module):
-    """Class scores over K + 1 and a box for each class, from the features of a region: a `DetectingHead`."""
+class RegionHead(nn.Module):
+    """What the heads of all systems share: losses of scores and boxes, and detections. A `MinedHead`.
+
+    `forward` is a system's own: regions [B, R, 4] -> scores [B, R, K + 1] (logits) and offsets [B, R, K, 4], or
+    [B, R, 1, 4] where one box is for all classes; float32.
+    """
 
     coder_weights: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        coder_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+        beta: float = DETECTION_BETA,
+        suppression: Suppression | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.beta = num_classes, beta
+        self.suppression = suppression or Suppression()
+        self.register_buffer("coder_weights", torch.tensor(coder_weights), persistent=False)
+
+    def forward(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def detecting(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` for detection, where a system answers faster than it learns."""
+        return self(maps, boxes)
+
+    def region_losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
+        """[B, R] `classification`: cross-entropy; `box_regression`: smooth L1 of the true class's box, of positives."""
+        assert batch.boxes is not None
+        assert batch.labels is not None
+        scores, offsets = self(maps, samples.boxes)
+        labels = take(batch.labels, samples.index)
+        targets = coders.encode(take(batch.boxes, samples.index), samples.boxes, self.coder_weights)
+        classes = torch.where(samples.positive, labels, self.num_classes)
+        of_class = labels if offsets.shape[2] > 1 else torch.zeros_like(labels)
+        predicted = offsets.gather(2, of_class[:, :, None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        box = smooth_l1(predicted, targets, beta=self.beta)
+        return {
+            "classification": F.cross_entropy(scores.transpose(1, 2), classes, reduction="none"),
+            "box_regression": box.masked_fill(~samples.positive, 0),
+        }
+
+    def losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
+        """Means over the samples, also of `box_regression`: a positive's box counts no more where there are few."""
+        return mean_over_samples(self.region_losses(maps, samples, batch), samples)
+
+    def detect(self, maps: Maps, proposals: Proposals, batch: Batch) -> list[Prediction]:
+        """Scores above the threshold, suppressed within each class, the best of each image."""
+        logits, offsets = self.detecting(maps, proposals.boxes)
+        boxes = coders.decode(offsets, proposals.boxes[:, :, None], self.coder_weights)
+        boxes = clip(boxes.flatten(1, 2), batch.sizes).view_as(boxes)
+        found: list[Prediction] = self.suppression(boxes, logits.softmax(-1)[..., :-1], proposals.valid)
+        return found
+
+
+def mean_over_samples(losses: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:
+    """Losses [B, R] of each region -> their means over the drawn ones of the batch."""
+    number = count(samples.drawn)
+    return {name: masked_sum(each, samples.drawn) / number for name, each in losses.items()}
+
+
+class BoxHead(RegionHead):
+    """Class scores over K + 1 and a box for each class, from the features of a region.
+
+    features: maps and boxes [B, R, 4] -> [B * R, C, S, S], such as `RegionFeatures`; trunk: that -> [B * R, outputs].
+    """
 
     class_layers = ("scores", "offsets")
 
     def __init__(
         self,
-        features: RegionFeatures,
+        features: nn.Module,
         trunk: nn.Module,
         num_classes: int,
         *,
         coder_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
         beta: float = DETECTION_BETA,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        detections: int = 100,
+        suppression: Suppression | None = None,
     ) -> None:
-        super().__init__()
-        self.features, self.trunk, self.num_classes = features, trunk, num_classes
-        self.beta = beta
-        self.score_threshold, self.nms_threshold, self.detections = score_threshold, nms_threshold, detections
-        self.register_buffer("coder_weights", torch.tensor(coder_weights), persistent=False)
+        super().__init__(num_classes, coder_weights=coder_weights, beta=beta, suppression=suppression)
+        self.features, self.trunk = features, trunk
         self.scores = nn.Linear(trunk.outputs, num_classes + 1)  # type: ignore[arg-type]
         self.offsets = nn.Linear(trunk.outputs, 4 * num_classes)  # type: ignore[arg-type]
         nn.init.normal_(self.scores.weight, std=0.01)
@@ -165,41 +232,9 @@ class BoxHead(nn.Module):
 
     def forward(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Regions [B, R, 4] -> scores [B, R, K + 1] (logits) and offsets [B, R, K, 4], float32."""
-        x = self.trunk(self.features(maps, boxes))
+        return self.answers(self.trunk(self.features(maps, boxes)), boxes)
+
+    def answers(self, x: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last layers say of regions [B, R, 4] whose features the trunk has made [B * R, outputs]."""
         scores = self.scores(x).float().view(*boxes.shape[:2], -1)
         return scores, self.offsets(x).float().view(*boxes.shape[:2], -1, 4)
-
-    def losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
-        """`classification`: cross-entropy; `box_regression`: smooth L1 of the true class's box; for each sample."""
-        assert batch.boxes is not None
-        assert batch.labels is not None
-        scores, offsets = self(maps, samples.boxes)
-        labels = take(batch.labels, samples.index)
-        targets = coders.encode(take(batch.boxes, samples.index), samples.boxes, self.coder_weights)
-        classes = torch.where(samples.positive, labels, self.num_classes)
-        classification = F.cross_entropy(scores.transpose(1, 2), classes, reduction="none")
-        predicted = offsets.gather(2, labels[:, :, None, None].expand(-1, -1, 1, 4)).squeeze(2)
-        box = smooth_l1(predicted, targets, beta=self.beta)
-        number = count(samples.drawn)
-        return {
-            "classification": masked_sum(classification, samples.drawn) / number,
-            "box_regression": masked_sum(box, samples.positive) / number,
-        }
-
-    def detect(self, maps: Maps, proposals: Proposals, batch: Batch) -> list[Prediction]:
-        """Scores above the threshold, suppressed within each class, the best `detections` of each image."""
-        logits, offsets = self(maps, proposals.boxes)
-        scores = logits.softmax(-1)[..., :-1].masked_fill(~proposals.valid[..., None], 0)
-        boxes = coders.decode(offsets, proposals.boxes[:, :, None], self.coder_weights)
-        boxes = clip(boxes.flatten(1, 2), batch.sizes).view_as(boxes)
-        wide = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(-1)
-        candidates = (scores > self.score_threshold) & wide
-        predictions = []
-        for image in range(len(batch)):
-            region, label = candidates[image].nonzero().unbind(1)
-            image_boxes, image_scores = boxes[image, region, label], scores[image, region, label]
-            kept = batched_nms(image_boxes, image_scores, label, self.nms_threshold)[: self.detections]
-            predictions.append(
-                {"boxes": image_boxes[kept], "scores": image_scores[kept], "labels": label[kept]}
-            )
-        return predictions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
@@ -43,6 +43,14 @@ class Samples:
     """int64 [B, R]: the object that a positive region shows"""
 
 
+class Sampler(Protocol):
+    """Chooses the regions that the heads learn from."""
+
+    def __call__(self, maps: Maps, proposals: Proposals, batch: Batch, head: Any) -> Samples:
+        """`head` is the detector's first, a `MinedHead` where the choice asks for losses."""
+        ...
+
+
 class Proposer(Protocol):
     """Finds regions, and may learn to."""
 
@@ -64,6 +72,12 @@ class Head(Protocol):
 class DetectingHead(Head, Protocol):
     def detect(self, maps: Maps, proposals: Proposals, batch: Batch) -> list[Prediction]:
         """`boxes` (in the pixels of the batch's images), `scores` and `labels` of each image, best first."""
+        ...
+
+
+class MinedHead(DetectingHead, Protocol):
+    def region_losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
+        """`losses` of each region by itself, [B, R]; what is not drawn may have any."""
         ...
 
 

@@ -82,15 +82,20 @@ class RegionProposalNetwork(nn.Module):
         self.nms_threshold, self.score_threshold, self.beta = nms_threshold, score_threshold, beta
         for i, sizes in enumerate(anchor_sizes):
             self.register_buffer(f"cell{i}", cell_anchors(sizes, anchor_ratios), persistent=False)
+        self.levels = tuple(specs)
         channels = next(iter(specs.values())).channels
         anchors = len(anchor_sizes[0]) * len(anchor_ratios)
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.offsets = nn.Conv2d(channels, 4 * anchors, 1)
+        self.begin_anew()
+        self._grid: tuple[object, Grid | None] = (None, None)
+
+    def begin_anew(self) -> None:
+        """Forget what was learnt."""
         for layer in (*self.convs, self.objectness, self.offsets):
             nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self._grid: tuple[object, Grid | None] = (None, None)
 
     def learn(self, maps: Maps, batch: Batch) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals for training (no gradient), and `rpn_objectness` and `rpn_box`."""
@@ -107,7 +112,7 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, maps: Maps, batch: Batch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """For each level: scores [B, A] (logits), offsets [B, A, 4] and anchors [A, 4], float32."""
         scores, offsets = [], []
-        for x in maps.values():
+        for x in self._read(maps):
             for conv in self.convs:
                 x = F.relu(conv(x), inplace=True)
             # Anchors of one position lie side by side, positions row by row.
@@ -124,7 +129,7 @@ class RegionProposalNetwork(nn.Module):
         kinds, grid = self.objectness.out_channels, self._grid_of(maps, batch)
         position, kind = index // kinds, (index % kinds).flatten()[:, None]
         # One table for each image, of all levels: [B, P, C].
-        table = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps.values()], dim=1)
+        table = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in self._read(maps)], dim=1)
         start = table.shape[1] * torch.arange(len(table), dtype=torch.int32, device=index.device)
         rows = grid.windows[position] + start[:, None, None, None]
         inside = grid.inside[position].flatten(0, 1)[:, None]
@@ -139,10 +144,13 @@ class RegionProposalNetwork(nn.Module):
         offsets = offsets.gather(1, kind[..., None].expand(-1, -1, 4))
         return scores.view(index.shape), offsets.view(*index.shape, 4)
 
+    def _read(self, maps: Maps) -> list[Tensor]:
+        return [maps[level] for level in self.levels]
+
     def _grid_of(self, maps: Maps, batch: Batch) -> Grid:
         """The last grid is kept, as most batches of a run have one shape."""
         image, device = (batch.images.shape[2], batch.images.shape[3]), batch.images.device
-        grids = [(x.shape[2], x.shape[3]) for x in maps.values()]
+        grids = [(x.shape[2], x.shape[3]) for x in self._read(maps)]
         key, kept = (image, *grids, device), self._grid
         if kept[0] == key and kept[1] is not None:
             return kept[1]

@@ -39,11 +39,13 @@ def match(
     ignored: Tensor | None = None,
     positive_iou: float,
     negative_iou: float,
+    background_iou: float = 0.0,
     keep_best: bool,
 ) -> Match:
     """Match references [B, P, 4] or [P, 4] with boxes [B, N, 4], of which `objects` [B, N] are to be found.
 
-    Positive from `positive_iou` on, negative below `negative_iou`. `ignored` [B, N] are neither objects nor background.
+    Positive from `positive_iou` on, negative below `negative_iou` and, where `background_iou` is above 0, from that on.
+    `ignored` [B, N] are neither objects nor background.
     keep_best: a reference that no other beats for some object is positive too, however small the overlap, so that each
     object has one; it answers for the object with the largest IoU, as in torchvision and detectron2. (An object that no
     reference touches has none; torchvision makes all of them positive then.)
@@ -60,6 +62,7 @@ def match(
                 ignored=None if ignored is None else ignored[part],
                 positive_iou=positive_iou,
                 negative_iou=negative_iou,
+                background_iou=background_iou,
                 keep_best=keep_best,
             )
             parts.append((found.index, found.positive, found.negative))
@@ -68,6 +71,8 @@ def match(
     overlaps = iou(boxes, references, shared=shared).masked_fill_(~objects[:, :, None], -1)
     best, index = overlaps.max(dim=1)
     positive, negative = best >= positive_iou, best < negative_iou
+    if background_iou > 0:
+        negative &= best >= background_iou
     if keep_best:
         # 2 is no IoU: an object that nothing overlaps, or that is none, has no best.
         highest = overlaps.amax(dim=2, keepdim=True)

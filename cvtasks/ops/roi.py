@@ -1,4 +1,4 @@
-"""Fixed-size features of regions: RoI align over a pyramid as one gather, and RoI pooling.
+"""Fixed-size features of regions: RoI align over a pyramid as one gather, RoI pooling, and its position-sensitive form.
 
 RoI align (He et al., ICCV 2017) with a fixed sampling grid is a weighted sum of a fixed number of feature rows. With
 channels-last maps it is one `embedding_bag` over the rows of all levels and images: no loop over levels, no size that
@@ -77,6 +77,46 @@ def roi_pool(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tens
     with torch.autocast(features.device.type, enabled=False):
         pooled = ops.roi_pool(features.float(), _with_image(boxes.detach().float()), bins, 1 / stride)
     return pooled.to(features.dtype)
+
+
+def ps_roi_pool(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tensor:
+    """Position-sensitive RoI pooling (Dai et al., NIPS 2016) of boxes [B, R, 4] on one map: -> [B, R, C, S, S], float32.
+
+    Of the map's C * S * S channels, a bin in row i and column j reads c * S * S + i * S + j for the c-th of its results,
+    and takes the mean. This is two products with what each bin takes of the rows and of the columns, and deterministic.
+    torchvision's operator (0.29) leaves out the map's last row and column, but its gradient does not.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        height, width = features.shape[-2:]
+        maps = features.float().unflatten(1, (-1, bins, bins))
+        corners = boxes.detach().float() / stride
+        corners = corners.sign() * (corners.abs() + 0.5).floor()  # halves away from zero
+        rows = _shares(corners[..., 1], corners[..., 3], height, bins=bins)
+        columns = _shares(corners[..., 0], corners[..., 2], width, bins=bins)
+        pooled = [
+            torch.einsum("brcjw,brjw->brcj", torch.einsum("brh,bcjhw->brcjw", row, of_row), columns)
+            for row, of_row in zip(rows.unbind(2), maps.unbind(2), strict=True)
+        ]
+        return torch.stack(pooled, dim=3)
+
+
+def ps_roi_align(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tensor:
+    """The same read at fractions of a position, with 2 x 2 points a bin: -> [B, R, C, S, S], float32."""
+    with torch.autocast(features.device.type, enabled=False):
+        regions = _with_image(boxes.detach().float())
+        pooled = ops.ps_roi_align(features.float(), regions, bins, 1 / stride, sampling_ratio=2)
+    return pooled.unflatten(0, boxes.shape[:2])
+
+
+def _shares(start: Tensor, end: Tensor, length: int, *, bins: int) -> Tensor:
+    """Of regions from `start` to `end` [B, R]: what each bin takes of each position, [B, R, S, length]; sums are 1 or 0."""
+    step = (end - start).clamp(min=1)[..., None] / bins
+    number = torch.arange(bins, device=start.device)
+    first = (start[..., None] + (number * step).floor())[..., None]
+    last = (start[..., None] + ((number + 1) * step).ceil())[..., None]
+    position = torch.arange(length, device=start.device)
+    inside = ((position >= first) & (position < last)).float()
+    return inside / inside.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _with_image(boxes: Tensor) -> Tensor:

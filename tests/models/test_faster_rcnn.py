@@ -15,7 +15,7 @@ from cvtasks.errors import ConfigError
 from cvtasks.models.detection import torchvision_weights
 from cvtasks.models.detection.faster_rcnn import faster_rcnn
 from cvtasks.models.detection.torchvision_weights import load_torchvision_detector
-from cvtasks.nn import region_detector, rpn
+from cvtasks.nn import region_sampling, rpn
 from cvtasks.nn.backbones.base import Backbone, FeatureSpec
 from cvtasks.nn.backbones.mobilenet import mobilenet
 from cvtasks.nn.backbones.resnet import resnet
@@ -193,7 +193,7 @@ def test_the_four_losses_and_their_gradients_are_torchvisions_with_the_same_samp
         return choose
 
     monkeypatch.setattr(rpn, "sample", first_ones)
-    monkeypatch.setattr(region_detector, "sample", first_ones)
+    monkeypatch.setattr(region_sampling, "sample", first_ones)
     monkeypatch.setattr(pair.theirs.rpn, "fg_bg_sampler", their_first_ones(256, 0.5))
     monkeypatch.setattr(pair.theirs.roi_heads, "fg_bg_sampler", their_first_ones(128, 0.25))
     features = pair.theirs.backbone(pair.images.tensors)

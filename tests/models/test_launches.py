@@ -108,6 +108,20 @@ def test_neither_waits_nor_operations_grow_with_the_batch(
     assert one.all.total() > 0.9 * two.all.total()
 
 
+def test_mining_hard_examples_waits_once_more_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (nms, rpn, heads):
+        monkeypatch.setattr(module, "on_host", lambda _: False)
+    counted = []
+    for images in (2, 4):
+        step = make_step(small(roi_sampling="ohem").train(), make_batch(images))
+        with Launches() as launches:
+            step()
+        counted.append(launches)
+    two, four = counted
+    assert two.waits.total() == two.all["torchvision::nms"] == 6  # five levels' proposals, and the regions
+    assert two.waits == four.waits
+
+
 def test_on_a_cpu_the_one_number_read_is_how_many_proposals_there_are() -> None:
     for images in (1, 4):
         step = make_step(small().train(), make_batch(images))

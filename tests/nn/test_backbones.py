@@ -282,3 +282,41 @@ def test_tiny_has_the_size_it_says_and_refuses_what_it_cannot_be() -> None:
         tiny(width=33)
     with pytest.raises(ConfigError, match="four numbers"):
         tiny(blocks=(1, 1, 1))
+
+
+DILATED: dict[str, Any] = {
+    "resnet18": partial(resnet, depth=18, norm="batch"),
+    "resnet50": partial(resnet, depth=50, norm="batch"),
+    "tiny": partial(tiny, norm="batch", blocks=(1, 1, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_of_a_dilated_last_stage_every_second_position_is_what_it_was(name: str) -> None:
+    """The hole algorithm: weights load unchanged, and the map of stride 32 lies inside the one of stride 16."""
+    plain = DILATED[name]().double().eval()
+    dilated = copy.deepcopy(plain).dilate()
+    assert dilated.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(2, 3, 96, 160, dtype=torch.float64)
+    with torch.no_grad():
+        before, after = plain(images), dilated(images)
+    assert dilated.specs["c5"] == FeatureSpec(plain.specs["c5"].channels, 16)
+    assert after["c5"].shape[2:] == after["c4"].shape[2:] == (6, 10)
+    assert torch.equal(after["c4"], before["c4"])
+    torch.testing.assert_close(after["c5"][..., ::2, ::2], before["c5"])
+
+
+def test_torchvisions_dilated_resnet_is_the_same() -> None:
+    theirs = models.resnet50(replace_stride_with_dilation=[False, False, True]).eval()
+    ours = resnet(depth=50, norm="batch").dilate().eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = create_feature_extractor(theirs, {"layer4": "c5"})(images)["c5"]
+        torch.testing.assert_close(ours(images)["c5"], expected)
+
+
+@pytest.mark.parametrize("make", [vgg16, alexnet])
+def test_a_last_stage_that_a_pool_strides_cannot_be_dilated(make: Any) -> None:
+    with pytest.raises(ConfigError, match=r"task\.dilate=true.*\(c5\).*task\.dilate=false"):
+        make().dilate()

@@ -55,6 +55,37 @@ def test_losses_are_means_over_the_drawn_regions_alone() -> None:
     assert losses["box_regression"].item() == pytest.approx(((1 - 1 / 18) + (3 - 1 / 18)) / 2)
 
 
+def test_a_box_for_all_classes_learns_from_each_and_is_each_ones_detection() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40]]])
+    samples = samples_of(boxes, drawn=[True, True], positive=[True, False], index=[0, 0])
+    batch = batch_of(
+        torch.tensor([[[1.0, 0, 11, 10]]]), torch.tensor([[2]])
+    )  # dx = 1 / 10, times the weight 10
+    offsets = torch.zeros(1, 2, 1, 4)
+    offsets[0, 0, 0, 1] = 3.0
+    scores = torch.tensor([[[0.4, 0.3, 0.2, 0.1], [0.0, 0.0, 0.0, 1.0]]]).log()
+    head = Scripted(scores, offsets)
+    assert head.losses({}, samples, batch)["box_regression"].item() == pytest.approx(
+        ((1 - 1 / 18) + (3 - 1 / 18)) / 2
+    )
+    (found,) = head.detect({}, Proposals(boxes, torch.ones(1, 2, dtype=torch.bool)), batch)
+    assert found["labels"].tolist() == [0, 1, 2]
+    assert_close(found["boxes"], torch.tensor([[0.0, 3, 10, 13]]).expand(3, -1))
+
+
+def test_the_losses_of_single_regions_add_up_to_those_of_all() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40], [1, 1, 2, 2]]])
+    samples = samples_of(boxes, drawn=[True, True, False], positive=[True, False, False], index=[0, 0, 0])
+    batch = batch_of(torch.tensor([[[1.0, 0, 11, 12]]]), torch.tensor([[1]]))
+    head = Scripted(torch.randn(1, 3, K + 1), torch.randn(1, 3, K, 4))
+    single, together = head.region_losses({}, samples, batch), head.losses({}, samples, batch)
+    assert single.keys() == together.keys()
+    for name, each in single.items():
+        assert each.shape == (1, 3)
+        assert_close(each[0, :2].sum() / 2, together[name])
+    assert single["box_regression"][0, 1] == 0
+
+
 def test_the_background_is_the_last_class() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10]]])
     samples = samples_of(boxes, drawn=[True], positive=[False], index=[0])
@@ -110,6 +141,13 @@ def test_a_classifiers_fc_layers_are_taken_over_with_their_function() -> None:
     trunk = PretrainedFC(classifier, 4, 3).eval()
     assert trunk.outputs == 6
     assert_close(trunk(regions), expected)
+
+
+def test_a_classifier_that_begins_with_dropout_is_taken_over_too() -> None:
+    classifier = nn.Sequential(nn.Dropout(0.5), nn.Linear(4 * 9, 10), nn.ReLU(), nn.Linear(10, 6)).eval()
+    regions = torch.randn(5, 4, 3, 3)
+    expected = classifier(regions.flatten(1))  # before its weights are put in our order
+    assert_close(PretrainedFC(classifier, 4, 3).eval()(regions), expected)
 
 
 def test_a_classifier_of_another_size_is_refused() -> None:

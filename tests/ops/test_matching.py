@@ -37,6 +37,21 @@ def test_between_the_thresholds_an_anchor_is_neither() -> None:
     assert found.negative.tolist() == [[False, False, True, True]]
 
 
+def test_with_a_least_overlap_of_the_background_what_nothing_is_near_to_is_neither() -> None:
+    # IoU 0.71, 0.2, 0, 0 as above: Fast R-CNN's negatives overlap an object by 0.1 at least.
+    objects = torch.tensor([[True]])
+    found = match(
+        ANCHORS,
+        boxes((0, 0, 14, 10)),
+        objects=objects,
+        **THRESHOLDS,
+        background_iou=0.1,
+        keep_best=False,
+    )
+    assert found.positive.tolist() == [[True, False, False, False]]
+    assert found.negative.tolist() == [[False, True, False, False]]
+
+
 def test_the_best_anchors_of_an_object_are_positive_however_bad_and_ties_all_count() -> None:
     found = match(
         ANCHORS, boxes((0, 0, 20, 10)), objects=torch.tensor([[True]]), **THRESHOLDS, keep_best=True

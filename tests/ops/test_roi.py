@@ -1,4 +1,6 @@
-"""Oracle: torchvision.ops.MultiScaleRoIAlign and roi_pool, values and gradients."""
+"""Oracle: torchvision.ops.MultiScaleRoIAlign, roi_pool and its position-sensitive forms, values and gradients."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 from torchvision import ops
 from torchvision.ops import MultiScaleRoIAlign
 
-from cvtasks.ops.roi import choose_level, roi_align, roi_pool
+from cvtasks.ops.roi import choose_level, ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
 SIZE, STRIDES = 128, (4, 8, 16, 32)
 
@@ -123,6 +125,59 @@ def test_roi_pooling_is_torchvisions() -> None:
     image = torch.arange(2.0).repeat_interleave(boxes.shape[1])[:, None]
     expected = ops.roi_pool(features, torch.cat([image, boxes.flatten(0, 1)], 1), 7, 1 / 16)
     assert_close(roi_pool(features, 16, boxes, bins=7), expected)
+
+
+@pytest.mark.parametrize("stride", [16, 4])
+def test_values_of_position_sensitive_pooling_are_torchvisions(stride: int) -> None:
+    features, boxes = pyramid(channels=5 * 9)[STRIDES.index(stride)], regions()
+    image = torch.arange(2.0).repeat_interleave(boxes.shape[1])[:, None]
+    rows = torch.cat([image, boxes.flatten(0, 1)], 1)
+    expected = ops.ps_roi_align(features, rows, 3, 1 / stride, sampling_ratio=2)
+    assert_close(ps_roi_align(features, stride, boxes, bins=3).flatten(0, 1), expected)
+    expected = ops.ps_roi_pool(features, rows, 3, 1 / stride)
+    found = ps_roi_pool(features, stride, boxes, bins=3).flatten(0, 1)
+    # Theirs leaves out the last row and column of the map.
+    last = torch.tensor([SIZE + 32.0, SIZE]) - 1.5 * stride
+    within = (torch.maximum(rows[:, 3:], rows[:, 1:3] + stride) < last).all(1)
+    assert within.sum() > 20
+    assert_close(found[within], expected[within], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [ps_roi_pool, ps_roi_align])
+def test_the_gradient_of_position_sensitive_pooling_is_that_of_finite_differences(pool: Any) -> None:
+    # Pooling is linear, so one large step is exact; torchvision's own ps_roi_pool fails this.
+    maps, boxes = pyramid(channels=2 * 9)[2], regions()
+    direction = torch.randn(maps.shape, generator=torch.Generator().manual_seed(3))
+    factors = torch.randn(2, 44, 2, 3, 3, generator=torch.Generator().manual_seed(4))
+
+    def total(x: Tensor) -> Tensor:
+        return (pool(x, 16, boxes, bins=3).double() * factors).sum()
+
+    (gradient,) = torch.autograd.grad(total(maps), [maps])
+    with torch.no_grad():
+        difference = total(maps + direction) - total(maps)
+    assert_close((gradient * direction).sum().double(), difference, rtol=1e-4, atol=1e-3)
+
+
+def test_a_region_at_the_maps_end_reads_its_last_row_and_column() -> None:
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    whole = torch.tensor([[[0.0, 0, 4, 4], [3, 3, 4, 4], [2, 0, 9, 1]]])
+    assert ps_roi_pool(maps, 1, whole, bins=1).flatten().tolist() == [7.5, 15, 2.5]
+
+
+def test_each_bin_reads_its_own_map_and_takes_the_mean_of_its_part() -> None:
+    # Two results of 2 x 2 bins: eight maps, whose number is their value, plus a hundredth of the column.
+    maps = torch.arange(8.0)[None, :, None, None] + torch.arange(8.0) / 100
+    maps = maps.expand(1, 8, 8, 8).contiguous()
+    box = torch.tensor([[[32.0, 16, 96, 80]]])  # columns 2 to 5 and rows 1 to 4 of a stride-16 map
+    found = ps_roi_pool(maps, 16, box, bins=2)
+    left, right = 0.025, 0.045
+    assert_close(
+        found[0, 0],
+        torch.tensor(
+            [[[0 + left, 1 + right], [2 + left, 3 + right]], [[4 + left, 5 + right], [6 + left, 7 + right]]]
+        ),
+    )
 
 
 @pytest.mark.gpu

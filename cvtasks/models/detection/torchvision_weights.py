@@ -18,6 +18,7 @@ from cvtasks.errors import WeightsError
 from cvtasks.nn import zoo
 from cvtasks.nn.heads import BoxHead, weight_for_flat
 from cvtasks.nn.region_detector import RegionDetector
+from cvtasks.nn.regions import RegionFeatures
 
 COCO_CATEGORIES: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 TORCHVISION_EPS = 1e-5
@@ -74,6 +75,8 @@ def load_torchvision_detector(
         )
     head = model.heads["box"]
     assert isinstance(head, BoxHead)
+    features = head.features
+    assert isinstance(features, RegionFeatures)
     own = model.state_dict()
     mapped = {rename(key): value for key, value in state.items()}
     for name, module in model.backbone.named_modules():
@@ -82,8 +85,8 @@ def load_torchvision_detector(
             ratio = (mapped[key] + module.eps) / (mapped[key] + TORCHVISION_EPS)  # type: ignore[operator]
             mapped[f"backbone.{name}.weight"] = mapped[f"backbone.{name}.weight"] * ratio.sqrt()
     for key in ("heads.box.trunk.fc6.weight", "heads.box.trunk.fc.weight"):
-        if key in mapped and mapped[key].shape[1] % head.features.bins**2 == 0:
-            mapped[key] = weight_for_flat(mapped[key], head.features.bins)
+        if key in mapped and mapped[key].shape[1] % features.bins**2 == 0:
+            mapped[key] = weight_for_flat(mapped[key], features.bins)
 
     notes = []
     outputs = len(state[f"{SCORES}.weight"])

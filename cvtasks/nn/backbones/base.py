@@ -117,6 +117,33 @@ class Backbone(nn.Module):
         self.frozen = tuple(level for level in self.frozen if level in self.stages)
         return self
 
+    def dilate(self) -> Self:
+        """The last stage takes no step: its map has twice as many positions a side (the "hole algorithm", à trous).
+
+        Its strided convolution loses its stride, and those behind it look twice as far. Nothing is learnt anew: every
+        second position is what it was before. The level keeps its name. Raises ConfigError where no convolution is strided.
+        """
+        level = list(self.stages)[-1]
+        layers = [layer for stage in self._modules_of(level) for layer in stage.modules()]
+        pools = [layer for layer in layers if isinstance(layer, nn.MaxPool2d)]
+        convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        if pools or not any(conv.stride == (2, 2) for conv in convolutions):
+            raise ConfigError(
+                f"task.dilate=true: the last stage that is used of this network ({level}) is not one that a convolution "
+                "strides; type task.dilate=false, or backbone=resnet50"
+            )
+        behind = False
+        for conv in convolutions:
+            if conv.kernel_size != (1, 1) and conv.stride == (2, 2):
+                behind = True
+            elif conv.kernel_size != (1, 1) and behind:
+                conv.dilation = tuple(2 * n for n in conv.dilation)
+                conv.padding = tuple(2 * int(n) for n in conv.padding)
+            conv.stride = (1, 1)
+        spec = self.specs[level]
+        self.specs[level] = FeatureSpec(spec.channels, spec.stride // 2)
+        return self
+
     def take_classifier(self) -> nn.Sequential:
         """Hand fc6 and fc7 with their ReLUs and dropouts over to a head, which owns them from then on.
 
