@@ -6,6 +6,7 @@ file make a new one; `train_parts` runs the trainings of one that compares syste
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import time
@@ -16,11 +17,12 @@ import torch
 
 from cvtasks import __version__
 from cvtasks.assembly import Config, as_yaml
-from cvtasks.config.build import build
+from cvtasks.config.build import build, locate
 from cvtasks.engine.checkpoint import write_atomically
 from cvtasks.engine.progress import duration
 from cvtasks.engine.run import write_json
 from cvtasks.errors import ConfigError, CvtasksError
+from cvtasks.redaction import as_written
 from cvtasks.studies.findings import Findings, as_csv, as_markdown
 from cvtasks.studies.parts import StudyRun
 
@@ -33,11 +35,12 @@ def conduct(cfg: Config, *, config_dir: str | None = None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("cvtasks study runs in one process: start it without torchrun")
     name, began = cfg["study"]["name"], time.perf_counter()
+    dataset = _dataset(cfg)
     told = {"seed": cfg["seed"], "device": cfg["device"], "config_dir": config_dir}
     with StudyRun.create(cfg["run_dir"], name, **told) as run:
         # Before trainings are composed: it is written without what it took from the environment.
         write_atomically(run.folder / "config.yaml", as_yaml(cfg).encode())
-        findings = build(cfg["study"], run=run)
+        findings = build(cfg["study"], run=run, **dataset)
         _write(run, name, findings, about=_about(cfg, time.perf_counter() - began))
         run.say(f"done in {duration(time.perf_counter() - began)}: {run.folder / name}.json, .csv, .md, .png")
         if run.failed:
@@ -46,6 +49,23 @@ def conduct(cfg: Config, *, config_dir: str | None = None) -> None:
                 f"{len(run.failed)} of the study's parts failed: {lines}; the same command with "
                 f"run_dir={run.folder} tries them again"
             )
+
+
+def _dataset(cfg: Config) -> dict[str, Any]:
+    """The argument `dataset` of a study that has it: the node, with `${oc.env:NAME}` where that was typed.
+
+    Raises ConfigError where a data set is given to a study without one, and the other way round.
+    """
+    takes = "dataset" in inspect.signature(locate(cfg["study"]["_target_"])).parameters
+    if takes and cfg["dataset"] is None:
+        raise ConfigError(
+            f"study {cfg['study']['name']} needs a data set: type dataset=shapes, or another one"
+        )
+    if not takes and cfg["dataset"] is not None:
+        raise ConfigError(
+            f"dataset={cfg['dataset']['name']}: study {cfg['study']['name']} takes none; leave it out"
+        )
+    return {"dataset": as_written(cfg["dataset"], "dataset")} if takes else {}
 
 
 def _write(run: StudyRun, name: str, findings: Findings, *, about: dict[str, Any]) -> None:
@@ -65,6 +85,7 @@ def _about(cfg: Config, seconds: float) -> dict[str, Any]:
     return {
         "study": cfg["study"]["name"],
         "settings": settings,
+        **({"dataset": cfg["dataset"]["name"]} if cfg["dataset"] else {}),
         "seed": cfg["seed"],
         "version": __version__,
         "torch": torch.__version__,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from cvtasks import app, judge
 from cvtasks.batch_size import largest
 from cvtasks.config.compose import compose
+from cvtasks.config.origins import flatten
 from cvtasks.engine import checkpoint as checkpoints
 from cvtasks.engine.memory import peak_of
 from cvtasks.engine.precision import choose_device
@@ -26,9 +28,9 @@ def train_parts(
 ) -> dict[str, Result]:
     """Train each part with its overrides, behind those that all share; the results of those that ended well.
 
-    A result has the run's `metrics`, the `seconds` until its last step (evaluations in between and those before a resume
-    included) and its `peak_memory` in bytes, None where it is not known (`engine.memory.peak_of`). All parts are
-    checked before the first is trained: ConfigError.
+    A result has the run's `metrics`, the `seconds` until its last step or solved stage (evaluations in between and those
+    before a resume included), of these the `training_seconds` without any evaluation, and its `peak_memory` in bytes, None
+    where it is not known (`engine.memory.peak_of`). All parts are checked before the first is trained: ConfigError.
     """
     typed = {name: [f"seed={run.seed}", f"device={run.device}", *common, *own] for name, own in parts.items()}
     for overrides in typed.values():
@@ -65,14 +67,40 @@ def _train(run: StudyRun, config: dict[str, Any], overrides: list[str], folder: 
         judge.evaluate(compose("eval", own, config_dir=run.config_dir))
         file = folder / "evaluation" / "metrics.json"
     metrics = json.loads(file.read_text(encoding="utf-8"))
-    seconds = checkpoints.load(folder / "checkpoints" / checkpoints.LAST)["seconds"]
-    return {"metrics": metrics, "seconds": seconds, "peak_memory": peak}
+    last = checkpoints.load(folder / "checkpoints" / checkpoints.LAST)
+    seconds = {"seconds": last["seconds"], "training_seconds": last.get("training")}
+    return {"metrics": metrics, **seconds, "peak_memory": peak}
 
 
 def composed(run: StudyRun, overrides: Sequence[str]) -> dict[str, Any]:
     """The configuration of a training with these overrides, in which `{parts}` is the folder of the parts."""
     folder = _quoted(run.parts.absolute())
     return compose("train", [o.replace(PARTS, folder) for o in overrides], config_dir=run.config_dir)
+
+
+def as_overrides(group: str, node: Mapping[str, Any], keys: Collection[str] | None = None) -> list[str]:
+    """What is typed for a node of a configuration: the choice of its group, and its keys (None: all of them)."""
+    values = {
+        key: node[key] for key in node if key not in ("name", "_target_") and (keys is None or key in keys)
+    }
+    typed = [f"{group}.{key}={_typed(value)}" for key, value in flatten(values) if value != {}]
+    return [f"{group}={node['name']}", *typed]
+
+
+def _typed(value: Any) -> str:
+    """A plain value as Hydra reads it on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_typed(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str):
+        # A backslash is one, but in front of a quotation mark.
+        return '"' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + m[2].replace('"', '\\"'), value) + '"'
+    return repr(value)
 
 
 def _quoted(path: Path) -> str:

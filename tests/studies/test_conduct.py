@@ -132,8 +132,8 @@ def test_a_sweep_of_studies_gives_each_a_folder() -> None:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("study", "type which study: cvtasks study NAME, one of segmentation, upsampling"),
-        ("study -cd conf", "one of mine, segmentation, upsampling"),
+        ("study", "type which study: cvtasks study NAME, one of lineage, segmentation, upsampling"),
+        ("study -cd conf", "one of lineage, mine, segmentation, upsampling"),
         ("study upsamplin", "study=upsamplin: there is no study upsamplin; did you mean upsampling?"),
         ("study a b", "study takes one name, not a, b"),
         ("study upsampling sede=1", "there is no setting sede; did you mean seed?"),
@@ -171,8 +171,8 @@ def test_studies_are_listed_completed_and_shown(capsys: pytest.CaptureFixture[st
         assert main(list(words)) == 0
         return capsys.readouterr().out.splitlines()
 
-    assert told("list", "studies", "-cd", "conf")[0].split(maxsplit=1) == ["mine", "A study of my own"]
-    assert "studies       segmentation, upsampling" in told("list")
+    assert told("list", "studies", "-cd", "conf")[1].split(maxsplit=1) == ["mine", "A study of my own"]
+    assert "studies       lineage, segmentation, upsampling" in told("list")
     assert told("complete", "cvtasks study up") == ["upsampling"]
     assert told("complete", "cvtasks study -cd conf m") == ["mine"]
     assert told("complete", "cvtasks study upsampling study.kernel") == ["study.kernel=", "study.kernels="]
@@ -187,9 +187,10 @@ def test_studies_are_listed_completed_and_shown(capsys: pytest.CaptureFixture[st
 def test_every_study_of_ours_lists_all_its_settings(name: str) -> None:
     """Hydra refuses overrides of keys that are not in the file."""
     node = yaml.safe_load(options("study", conf_dirs())[name].read_text())
+    node = node.get("study", node)  # one that takes a data set has that beside it
     use_plugins([], studies=True)
     takes = inspect.signature(locate(node["_target_"])).parameters
-    assert set(takes) - {"run"} == set(node) - {"name", "_target_"}
+    assert set(takes) - {"run", "dataset"} == set(node) - {"name", "_target_"}
     assert node["name"] == name
     use_plugins([])
     with pytest.raises(ConfigError, match="is not allowed here"):
