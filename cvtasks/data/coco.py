@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from cvtasks.data.annotations import Annotations, Findings, OnError
 from cvtasks.data.coco_file import read_coco
 from cvtasks.data.object_maps import of_objects, of_pixels_only, with_background
-from cvtasks.data.paths import Folder, quoted
+from cvtasks.data.paths import Folder, quoted, root_folder
 from cvtasks.data.people import People, choose_people, of_one_person
 from cvtasks.data.single import Select, SingleObjects, choose_objects, of_one_object
 from cvtasks.data.skeletons import SKELETONS, SkeletonName
@@ -135,9 +135,7 @@ def _paths(
     """The JSON file and the folder of images (None: not given)."""
     typed = f"dataset.{split}.images=DIR dataset.{split}.annotations=JSON"
     annotations, images = own.get("annotations"), own.get("images")
-    base = Path(root or "").expanduser()
-    if not base.is_dir():
-        raise ConfigError(f"dataset.root={root}: there is no such folder")
+    base = root_folder(root)
     if root is None and annotations is None:
         raise ConfigError(
             f"dataset coco: there is no {split} data; type {typed}, or dataset.root=DIR for a folder with "

@@ -15,19 +15,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cvtasks.data.annotations import Findings, OnError, choose_classes
+from cvtasks.data.annotations import Findings, OnError
+from cvtasks.data.labelled import LabelledImages
 from cvtasks.data.matlab import array_of, read_mat, structures
 from cvtasks.data.paths import Folder, quoted
-from cvtasks.data.people import Pictures, read_people
+from cvtasks.data.people import Pictures, person_class, read_people
 from cvtasks.data.skeletons import FLIC
 from cvtasks.errors import ConfigError, DataError
-from cvtasks.types import ClassInfo, Sample, Split, Truth
+from cvtasks.types import Split
 
 COLUMNS = (0, 1, 2, 3, 4, 5, 6, 9, 12, 13, 16)
 """Where the joints of `skeletons.FLIC` stand among the file's 29"""
 
 
-class FlicReader:
+class FlicReader(LabelledImages):
     """One split of FLIC (protocol `Reader`): one person in each image.
 
     root: holds examples.mat and images/.
@@ -71,7 +72,7 @@ class FlicReader:
         joints = np.array([each[3] for each in kept]).reshape(-1, len(COLUMNS), 2)
         labelled = ~np.isnan(joints).any(2)
         self._folder = images.path
-        self._people = read_people(
+        self._labels = read_people(
             source_ids=[Path(each[1]).stem for each in kept],
             files=[each[1] for each in kept],
             sizes=[each[2] for each in kept],
@@ -81,18 +82,8 @@ class FlicReader:
             source=file.name,
             record=lambda n: kept[n][0],
         )
-        names = choose_classes(["person"], classes, split, findings)
-        self.classes = ClassInfo(tuple(names), **FLIC.class_info)
+        self.classes = person_class(FLIC, classes, split, findings)
         self.notes = findings.notes()
-
-    def __len__(self) -> int:
-        return len(self._people)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._people.sample(index, self._folder)
-
-    def truth(self, index: int) -> Truth:
-        return self._people.truth(index, self._folder)
 
 
 def _split(example: Any) -> Split | None:

@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
 
-from cvtasks.data.annotations import Annotations, Findings, OnError
-from cvtasks.data.paths import Folder, quoted
-from cvtasks.data.single import Select, SingleObjects, choose_objects, of_one_object
+from cvtasks.data.annotations import Findings, OnError
+from cvtasks.data.labelled import LabelledImages
+from cvtasks.data.paths import Folder, quoted, root_folder
+from cvtasks.data.single import Select, choose_objects, of_one_object
 from cvtasks.data.splits import read_list
 from cvtasks.data.voc_xml import BoxedObject, Document, read_documents, read_xml
 from cvtasks.errors import ConfigError, DataError
-from cvtasks.types import Sample, Split, Truth
+from cvtasks.types import Split
 
 KIND = "CLS-LOC"
 
@@ -36,7 +37,7 @@ class ImageNetSplit(TypedDict, total=False):
     """The folder of XML files, or a file as LOC_val_solution.csv"""
 
 
-class ImageNetLocReader:
+class ImageNetLocReader(LabelledImages):
     """One split of ImageNet with boxes (protocol `Reader`). An image's id is its name, with the folder of its class.
 
     The classes are the synsets that occur, in the order of LOC_synset_mapping.txt, under the first name that it gives
@@ -66,9 +67,7 @@ class ImageNetLocReader:
         on_error: OnError = "raise",
     ) -> None:
         findings = Findings("imagenet_loc", on_error)
-        base = Path(root or "").expanduser()
-        if not base.is_dir():
-            raise ConfigError(f"dataset.root={root}: there is no such folder")
+        base = root_folder(root)
         labels, images = _place(root, base, split, (train if split == "train" else val) or {})
         names = _names(base, findings)
         order = {name: position for position, name in enumerate(names.values())}
@@ -93,21 +92,12 @@ class ImageNetLocReader:
                 document, list(lines), images, record=record, source=labels, **options
             )
         self._folder = images.path
-        self._labels: Annotations | SingleObjects = found
+        self._labels = found
         if of_one_object(fields):
             self._labels = choose_objects(
                 found, select, findings, labels, lambda i: record(str(found.image_id(i)))
             )
         self.notes = findings.notes()
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._labels.sample(index, self._folder)
-
-    def truth(self, index: int) -> Truth:
-        return self._labels.truth(index, self._folder)
 
 
 def _place(root: str | None, base: Path, split: Split, own: ImageNetSplit) -> tuple[Path, Folder]:

@@ -20,15 +20,16 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, TypedDict
 import numpy as np
 
 from cvtasks.config.schema import Range
-from cvtasks.data.annotations import Findings, OnError, choose_classes, locate_image
+from cvtasks.data.annotations import Findings, OnError, locate_image
 from cvtasks.data.images import Size
+from cvtasks.data.labelled import LabelledImages
 from cvtasks.data.matlab import read_mat
-from cvtasks.data.paths import Folder, quoted
-from cvtasks.data.people import read_people
+from cvtasks.data.paths import Folder, quoted, root_folder
+from cvtasks.data.people import person_class, read_people
 from cvtasks.data.skeletons import LSP
-from cvtasks.data.splits import part, read_list
+from cvtasks.data.splits import part, read_list, source_of
 from cvtasks.errors import ConfigError, DataError
-from cvtasks.types import ClassInfo, Sample, Split, Truth
+from cvtasks.types import Split
 
 ThirdRow: TypeAlias = Literal["hidden", "labelled"]
 PAPER = 2000
@@ -46,7 +47,7 @@ class LspSplit(TypedDict, total=False):
     """A text file with one image on each line: im00012.jpg, or im00012"""
 
 
-class LspReader:
+class LspReader(LabelledImages):
     """One split of Leeds Sports Pose, or of the extended set (protocol `Reader`): one person in each image.
 
     The person's box is made from the labelled joints. An image's id is its file's name without the ending.
@@ -80,12 +81,8 @@ class LspReader:
         on_error: OnError = "raise",
     ) -> None:
         findings = Findings("lsp", on_error)
-        source: Split = "train" if val_fraction is not None else split
+        source = source_of(split, val_fraction, val_given=any((val or {}).values()))
         own = (train if source == "train" else val) or {}
-        if val_fraction is not None and val and any(val.values()):
-            raise ConfigError(
-                "dataset.val and dataset.val_fraction both say what to validate on; set one to null"
-            )
         file, images, list_file = _place(root, source, own)
         joints, visible = _read_joints(file, third_row, findings)
         images_of = {
@@ -115,7 +112,7 @@ class LspReader:
             sizes.append(size)
         rows = np.array(kept, np.int64) - 1
         self._folder = images.path
-        self._people = read_people(
+        self._labels = read_people(
             source_ids=[Path(name).stem for name in files],
             files=files,
             sizes=sizes,
@@ -125,25 +122,13 @@ class LspReader:
             source=file.name,
             record=lambda n: f"{file.name}: image {kept[n]} ({files[n]})",
         )
-        names = choose_classes(["person"], classes, split, findings)
-        self.classes = ClassInfo(tuple(names), **LSP.class_info)
+        self.classes = person_class(LSP, classes, split, findings)
         self.notes = findings.notes()
-
-    def __len__(self) -> int:
-        return len(self._people)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._people.sample(index, self._folder)
-
-    def truth(self, index: int) -> Truth:
-        return self._people.truth(index, self._folder)
 
 
 def _place(root: str | None, split: Split, own: LspSplit) -> tuple[Path, Folder, Path | None]:
     """joints.mat, the folder of images, and the list if there is one."""
-    base = Path(root or "").expanduser()
-    if not base.is_dir():
-        raise ConfigError(f"dataset.root={root}: there is no such folder")
+    base = root_folder(root)
     annotations = own.get("annotations")
     if annotations is None and root is None:
         raise ConfigError(

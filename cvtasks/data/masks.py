@@ -20,8 +20,8 @@ from cvtasks.data.class_table import Colors, class_colors, read_colors, read_nam
 from cvtasks.data.label_images import MAX_CLASSES, LabelDecoder, usable_palette
 from cvtasks.data.label_maps import LabelMaps, affordable, check_labels, first_palette, locate
 from cvtasks.data.pairs import Pairs
-from cvtasks.data.paths import Folder, quoted
-from cvtasks.data.splits import part
+from cvtasks.data.paths import Folder, quoted, root_folder
+from cvtasks.data.splits import part, source_of
 from cvtasks.data.transforms import VOID
 from cvtasks.errors import ConfigError
 from cvtasks.types import ClassInfo, Sample, Split, Truth
@@ -96,9 +96,7 @@ class MasksReader:
     ) -> None:
         findings = Findings("masks", on_error)
         self.split = split
-        base = Path(root or "").expanduser()
-        if not base.is_dir():
-            raise ConfigError(f"dataset.root={root}: there is no such folder")
+        base = root_folder(root)
         known = _classes(base, split, classes, colors, ignore_color, findings)
         num_classes = _count(known.names, label_map)
         pairs = _place(root, split, train or {}, val or {}, val_fraction, image_suffix, label_suffix)
@@ -213,11 +211,7 @@ def _place(
     label_suffix: str,
 ) -> Pairs:
     """The folders and the list of a split. Raises ConfigError."""
-    if val_fraction is not None and any(val.values()):
-        raise ConfigError(
-            "dataset.val and dataset.val_fraction both say what to validate on; set one to null"
-        )
-    source: Split = "train" if val_fraction is not None else split
+    source = source_of(split, val_fraction, val_given=any(val.values()))
     own = train if source == "train" else val
     images, labels, listed = (own.get(key) for key in ("images", "labels", "list"))
     base = Path(root or "").expanduser()

@@ -20,14 +20,15 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypedDict
 import numpy as np
 
 from cvtasks.config.schema import Range
-from cvtasks.data.annotations import LARGEST, Findings, OnError, choose_classes
+from cvtasks.data.annotations import LARGEST, Findings, OnError
+from cvtasks.data.labelled import LabelledImages
 from cvtasks.data.matlab import array_of, read_mat, structures
-from cvtasks.data.paths import Folder, quoted
-from cvtasks.data.people import Pictures, clipped_to, read_people
+from cvtasks.data.paths import Folder, quoted, root_folder
+from cvtasks.data.people import Pictures, clipped_to, person_class, read_people
 from cvtasks.data.skeletons import MPII
-from cvtasks.data.splits import part
+from cvtasks.data.splits import part, source_of
 from cvtasks.errors import ConfigError, DataError
-from cvtasks.types import ClassInfo, Sample, Split, Truth
+from cvtasks.types import Split
 
 JOINTS = len(MPII.names)
 HEAD = 0.6
@@ -46,7 +47,7 @@ class MpiiSplit(TypedDict, total=False):
     """The JSON file, or the .mat"""
 
 
-class MpiiReader:
+class MpiiReader(LabelledImages):
     """One split of MPII (protocol `Reader`): one person a sample, whose id is <image>#<n>, n from 1.
 
     root: with annot/train.json, annot/valid.json and images/ in it nothing else is needed.
@@ -73,12 +74,8 @@ class MpiiReader:
         on_error: OnError = "raise",
     ) -> None:
         findings = Findings("mpii", on_error)
-        source: Split = "train" if val_fraction is not None else split
+        source = source_of(split, val_fraction, val_given=any((val or {}).values()))
         own = (train if source == "train" else val) or {}
-        if val_fraction is not None and val and any(val.values()):
-            raise ConfigError(
-                "dataset.val and dataset.val_fraction both say what to validate on; set one to null"
-            )
         file, images = _place(root, source, own, whole=val_fraction is not None)
         found = _from_mat(file, findings) if file.suffix.lower() == ".mat" else _from_json(file, findings)
         located = Pictures(images, findings)
@@ -97,7 +94,7 @@ class MpiiReader:
         sizes = np.array([size for _, size in kept], np.int64).reshape(-1, 2)
         boxes = np.array([person.box for person in people]).reshape(-1, 4)
         self._folder = images.path
-        self._people = read_people(
+        self._labels = read_people(
             source_ids=[Path(person.image).stem for person in people],
             files=[person.image for person in people],
             sizes=sizes,
@@ -109,18 +106,8 @@ class MpiiReader:
             source=file.name,
             record=lambda n: people[n].record,
         )
-        names = choose_classes(["person"], classes, split, findings)
-        self.classes = ClassInfo(tuple(names), **MPII.class_info)
+        self.classes = person_class(MPII, classes, split, findings)
         self.notes = findings.notes()
-
-    def __len__(self) -> int:
-        return len(self._people)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._people.sample(index, self._folder)
-
-    def truth(self, index: int) -> Truth:
-        return self._people.truth(index, self._folder)
 
 
 class _Person(NamedTuple):
@@ -137,9 +124,7 @@ class _Person(NamedTuple):
 
 def _place(root: str | None, split: Split, own: MpiiSplit, *, whole: bool) -> tuple[Path, Folder]:
     """The annotations and the folder of images."""
-    base = Path(root or "").expanduser()
-    if not base.is_dir():
-        raise ConfigError(f"dataset.root={root}: there is no such folder")
+    base = root_folder(root)
     named = own.get("annotations")
     usual = f"annot/{'train' if split == 'train' else 'valid'}.json"
     if named is None and root is None:

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from cvtasks.errors import DataError
+from cvtasks.errors import ConfigError, DataError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -27,6 +27,14 @@ def inside(root: str | Path, name: str) -> Path:
     if os.path.commonpath([base, real]) != base:
         raise DataError(f"the file name {quoted(name)} leads out of {base} through a symbolic link")
     return Path(real)
+
+
+def root_folder(root: str | None) -> Path:
+    """`dataset.root`, or the working directory. Raises ConfigError where there is no such folder."""
+    base = Path(root or "").expanduser()
+    if not base.is_dir():
+        raise ConfigError(f"dataset.root={root}: there is no such folder")
+    return base
 
 
 def quoted(value: object) -> str:

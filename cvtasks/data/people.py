@@ -20,12 +20,14 @@ from cvtasks.data.annotations import (
     Findings,
     Strings,
     check_boxes,
+    choose_classes,
     locate_image,
     pack_ids,
 )  # fmt: skip
 from cvtasks.data.images import Size
 from cvtasks.data.paths import Folder
-from cvtasks.types import ImageId, Sample, Truth
+from cvtasks.data.skeletons import Skeleton
+from cvtasks.types import ClassInfo, ImageId, Sample, Split, Truth
 
 THIN = 0.25
 """The least width of a box made from joints, as a part of its height, and the other way round."""
@@ -123,6 +125,14 @@ def choose_people(
         record=lambda n: record(int(image_of[objects[n]])),
     )
     return replace(people, rows=objects[people.rows], listed=annotations)
+
+
+def person_class(
+    skeleton: Skeleton, classes: Sequence[str] | None, split: Split, findings: Findings
+) -> ClassInfo:
+    """The one class of data that has nothing but people. Raises DataError where `classes` asks for others."""
+    names = choose_classes(["person"], classes, split, findings)
+    return ClassInfo(tuple(names), **skeleton.class_info)
 
 
 def read_people(

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from cvtasks.config.schema import Range
-from cvtasks.data.annotations import Annotations, Findings, OnError
+from cvtasks.data.annotations import Findings, OnError
+from cvtasks.data.labelled import LabelledImages
 from cvtasks.data.paths import Folder, quoted
-from cvtasks.data.single import Select, SingleObjects, choose_objects, of_one_object
+from cvtasks.data.single import Select, choose_objects, of_one_object
 from cvtasks.data.splits import part, read_list
 from cvtasks.data.voc_xml import read_xml
 from cvtasks.errors import ConfigError
-from cvtasks.types import Sample, Split, Truth
+from cvtasks.types import Split
 
 
-class PetsReader:
+class PetsReader(LabelledImages):
     """One split of Oxford-IIIT Pet (protocol `Reader`). An image's id is its file's name without the ending.
 
     root: holds annotations/ (trainval.txt, test.txt, xmls/) and images/.
@@ -79,19 +80,10 @@ class PetsReader:
             class_of=lambda stem, name: _breed(stem) if labels == "breed" else name,
         )
         self._folder = Folder(images).path
-        self._labels: Annotations | SingleObjects = found
+        self._labels = found
         if of_one_object(fields):
             self._labels = choose_objects(found, select, findings, xmls, lambda i: f"{found.image_id(i)}.xml")
         self.notes = findings.notes()
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._labels.sample(index, self._folder)
-
-    def truth(self, index: int) -> Truth:
-        return self._labels.truth(index, self._folder)
 
 
 def _breed(stem: str) -> str:

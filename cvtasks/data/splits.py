@@ -6,7 +6,22 @@ import hashlib
 from pathlib import Path
 
 from cvtasks.data.annotations import Findings
+from cvtasks.errors import ConfigError
 from cvtasks.types import Split
+
+
+def source_of(split: Split, val_fraction: float | None, *, val_given: bool) -> Split:
+    """The split whose files are read: with `dataset.val_fraction`, both are parts of the training data.
+
+    val_given: whether `dataset.val` names any files. Raises ConfigError where both say what to validate on.
+    """
+    if val_fraction is None:
+        return split
+    if val_given:
+        raise ConfigError(
+            "dataset.val and dataset.val_fraction both say what to validate on; set one to null"
+        )
+    return "train"
 
 
 def read_list(path: Path, findings: Findings) -> dict[int, str]:

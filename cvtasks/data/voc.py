@@ -16,9 +16,9 @@ from cvtasks.config.schema import Range
 from cvtasks.data.annotations import Annotations, Findings, OnError
 from cvtasks.data.label_maps import LabelMaps
 from cvtasks.data.object_maps import of_pixels_only
-from cvtasks.data.paths import Folder, quoted
+from cvtasks.data.paths import Folder, quoted, root_folder
 from cvtasks.data.single import Select, SingleObjects, choose_objects, of_one_object
-from cvtasks.data.splits import part, read_list
+from cvtasks.data.splits import part, read_list, source_of
 from cvtasks.data.voc_segmentation import read_voc_segmentation
 from cvtasks.data.voc_xml import is_image, read_xml
 from cvtasks.errors import ConfigError
@@ -86,11 +86,9 @@ class VocReader:
         on_error: OnError = "raise",
     ) -> None:
         findings = Findings("voc", on_error)
-        own = train if split == "train" or val_fraction is not None else val
-        if val_fraction is not None and any(val.get(key) for key in ("images", "annotations", "list")):
-            raise ConfigError(
-                "dataset.val and dataset.val_fraction both say what to validate on; set one to null"
-            )
+        named = any(val.get(key) for key in ("images", "annotations", "list"))
+        source = source_of(split, val_fraction, val_given=named)
+        own = train if source == "train" else val
         self._maps: LabelMaps | None = None
         if "segmentation" in fields:
             if not of_pixels_only(fields):
@@ -100,7 +98,6 @@ class VocReader:
             )
             self.notes = findings.notes()
             return
-        source: Split = "train" if val_fraction is not None else split
         place = _place(root, source, own, findings, whole=val_fraction is not None)
         stems = _stems(place, findings)
         if val_fraction is not None:
@@ -142,9 +139,7 @@ class _Place(NamedTuple):
 
 def _place(root: str | None, split: Split, own: VocSplit, findings: Findings, *, whole: bool) -> _Place:
     """The folders and the list of a split. whole: without a list, take the folder and do not complain."""
-    base = Path(root or "").expanduser()
-    if not base.is_dir():
-        raise ConfigError(f"dataset.root={root}: there is no such folder")
+    base = root_folder(root)
     typed = f"dataset.{split}.images=DIR dataset.{split}.annotations=DIR"
     annotations, images = (
         own.get("annotations") or own.get("images"),
