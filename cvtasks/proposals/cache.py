@@ -122,9 +122,8 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file) as stored:
             return {name: stored[name] for name in stored.files}
-    except (
-        Exception
-    ):  # a damaged archive raises half a dozen kinds; writing it anew tells what a file's owner must know
+    except Exception:
+        # A damaged archive raises half a dozen kinds; writing it anew tells what a file's owner must know.
         return {}
 
 

@@ -137,9 +137,8 @@ def continuations(affinity: sparse.csr_array) -> sparse.csr_array:
     That is the shortest path, if an affinity a is a way of length -log a.
     """
     ways = affinity.copy()
-    ways.data = -np.log(
-        ways.data.clip(max=1)
-    )  # rounding may leave a bit more than 1, and no way is below zero
+    # Rounding may leave a bit more than 1, and no way is below zero.
+    ways.data = -np.log(ways.data.clip(max=1))
     groups, rows = affinity.shape[0], []
     for start in range(0, groups, 1024):  # a thousand rows at once, for they are dense
         some = np.arange(start, min(start + 1024, groups))

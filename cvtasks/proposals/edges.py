@@ -46,18 +46,14 @@ def edge_map(image: np.ndarray, *, scales: Sequence[float] = (1.0, 2.0), surroun
     for channel in np.moveaxis(rgb2lab(image).astype(np.float32), 2, 0):
         for scale in scales:
             smooth = _smooth(channel, scale)
-            x, y = (
-                scale * _slope(smooth, 1),
-                scale * _slope(smooth, 0),
-            )  # times the scale: a step is as strong at each
+            # Times the scale: a step is as strong at each.
+            x, y = scale * _slope(smooth, 1), scale * _slope(smooth, 0)
             xx += x * x
             xy += x * y
             yy += y * y
     xx, xy, yy = (_smooth(part, max(scales) / 2) for part in (xx, xy, yy))
-    mean, apart = (
-        (xx + yy) / 2,
-        np.hypot((xx - yy) / 2, xy),
-    )  # the eigenvalues are mean + apart and mean - apart
+    # The eigenvalues are mean + apart and mean - apart.
+    mean, apart = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     strength = np.sqrt(mean + apart) - np.sqrt((mean - apart).clip(min=0))
     strength = (strength - surround * _smooth(strength, AROUND)).clip(min=0)
     normal = np.arctan2(2 * xy, xx - yy) / 2

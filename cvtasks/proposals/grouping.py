@@ -137,9 +137,8 @@ def group(regions: Regions, neighbors: np.ndarray, *, similarities: Collection[s
     heapq.heapify(queue)
     joined = [False] * (2 * count - 1)
     for new in range(count, 2 * count - 1):
-        while (
-            True
-        ):  # pairs of which one is part of something larger by now stay in the queue until they come up
+        # Pairs of which one is part of something larger by now stay in the queue until they come up.
+        while True:
             _, one, other = heapq.heappop(queue)
             if not (joined[one] or joined[other]):
                 break
