@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from cvtasks.nn.svm import TARGET_NORM
 from cvtasks.ops import coders
 
-TARGET_NORM = 20.0
 SMALLEST_VARIANCE = 1e-3
 """Added to the variances of the targets, so that a direction in which they do not vary is not blown up"""
 
@@ -55,8 +55,8 @@ class BoxRidge(nn.Module):
         self.bias.zero_()
         self.solved.fill_(True)
         every = torch.cat(labels) if labels else torch.zeros(0)
+        scale = TARGET_NORM / float(torch.cat(norms).mean().clamp(min=1e-6)) if labels else 1.0
         for label in every.unique().tolist():
-            scale = TARGET_NORM / float(torch.cat(norms).mean().clamp(min=1e-6))
             targets = torch.cat(offsets)[every == label].to(self.weight.device)
             mean, whiten, colour = whitening(targets)
             solution = ridge(self._rows(images, label, scale), (targets - mean) @ whiten, self.regularization)

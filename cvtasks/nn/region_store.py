@@ -34,7 +34,7 @@ class RegionStore:
     def __init__(self, folder: Path | None, checksum: Callable[[], str]) -> None:
         self._temporary = tempfile.TemporaryDirectory() if folder is None else None
         self._parent = Path(self._temporary.name) if self._temporary else Path(str(folder))
-        self._checksum, self._added = checksum, list[ImageId]()
+        self._checksum, self._added, self._found = checksum, list[ImageId](), set[ImageId]()
 
     def __enter__(self) -> RegionStore:
         return self
@@ -55,12 +55,15 @@ class RegionStore:
                 found = dict(_Tensors(arrays))
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
-        return found if torch.equal(found["boxes"], boxes.cpu()) else None
+        if not torch.equal(found["boxes"], boxes.cpu()):
+            return None
+        self._found.add(image)
+        return found
 
     def add(self, image: ImageId, tensors: Mapping[str, Tensor]) -> None:
         """Keep the tensors of an image; `boxes` is among them."""
         path = self._path(image)
-        if self.find(image, tensors["boxes"]) is None:
+        if image not in self._found and self.find(image, tensors["boxes"]) is None:
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             with temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{n: each.cpu().numpy() for n, each in tensors.items()})

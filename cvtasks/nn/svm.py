@@ -61,10 +61,12 @@ class LinearSvms(nn.Module):
         """
         norms, regions, positives = 0.0, 0, [list[Tensor]() for _ in self.bias]
         for image in images:
-            norms += float(image["features"].float().norm(dim=1).sum())
-            regions += len(image["features"])
-            for label in image["objects"][image["objects"] >= 0].unique().tolist():
-                positives[label].append(image["features"][image["objects"] == label])
+            # Each is read from the disk when it is asked for, so once.
+            features, objects = image["features"], image["objects"]
+            norms += float(features.float().norm(dim=1).sum())
+            regions += len(features)
+            for label in objects[objects >= 0].unique().tolist():
+                positives[label].append(features[objects == label])
         scale = TARGET_NORM * regions / norms if norms else 1.0
         device = self.weight.device
         every = {
@@ -74,9 +76,9 @@ class LinearSvms(nn.Module):
         }
         for image in images:
             features = scale * image["features"].to(device).float()
+            background = (image["overlaps"] < negative_iou) & ~image["ignored"][:, None]
             for label, one in every.items():
-                background = (image["overlaps"][:, label] < negative_iou) & ~image["ignored"]
-                one.mine(features[background.to(device)])
+                one.mine(features[background[:, label].to(device)])
         self.weight.zero_()
         self.bias.fill_(NEVER)
         for label, one in every.items():
