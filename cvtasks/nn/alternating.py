@@ -11,15 +11,16 @@ Proposals are made as they are needed, by a proposal network that does not learn
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.region_detector import RegionDetector
-from cvtasks.nn.regions import Maps, Proposals, Sampler
+from cvtasks.nn.regions import Maps, Proposals
 from cvtasks.nn.rpn import RegionProposalNetwork
 from cvtasks.types import Batch, Prediction
 
@@ -31,16 +32,8 @@ class AlternatingDetector(RegionDetector):
     stage_number: Tensor
     stages = ("1 proposals", "2 detection", "3 proposals, shared maps", "4 detection, shared maps")
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        neck: nn.Module,
-        proposer: nn.Module,
-        heads: Mapping[str, nn.Module],
-        *,
-        sampler: Sampler,
-    ) -> None:
-        super().__init__(backbone, neck, proposer, heads, sampler=sampler)
+    def __init__(self, backbone: Backbone, neck: nn.Module, *parts: Any, **more: Any) -> None:
+        super().__init__(backbone, neck, *parts, **more)
         # Of no use after the second step, but a checkpoint of any step has to fit.
         self.first = nn.ModuleDict({"backbone": copy.deepcopy(backbone), "neck": copy.deepcopy(neck)})
         self.register_buffer("stage_number", torch.zeros((), dtype=torch.int64))
@@ -79,10 +72,7 @@ class AlternatingDetector(RegionDetector):
         else:
             with torch.no_grad():
                 proposals = self.proposer.learn(self._proposing_maps(batch), batch)[0]
-            maps, losses = self.maps(batch), dict[str, Tensor]()
-            samples = self.sampler(maps, proposals, batch, next(iter(self.heads.values())))
-            for head in self.heads.values():
-                losses |= head.losses(maps, samples, batch)  # type: ignore[operator]
+            losses = self.head_losses(self.maps(batch), proposals, batch)
             names = ("rpn_objectness", "rpn_box")
         return losses | {name: torch.zeros((), device=batch.images.device) for name in names}
 

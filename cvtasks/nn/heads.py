@@ -97,11 +97,11 @@ class TwoFC(nn.Module):
         self.fc6, self.fc7 = _linear(inputs, outputs), _linear(outputs, outputs)
 
     def forward(self, regions: Tensor) -> Tensor:
-        return F.relu(self.fc7(F.relu(fully_connected(self.fc6, regions))))
+        return run_layers(self.layers, regions)
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:
-        """The same, one after the other."""
+        """In their order"""
         return self.fc6, nn.ReLU(), self.fc7, nn.ReLU()
 
 
@@ -161,12 +161,10 @@ class RegionHead(nn.Module):
         self.suppression = suppression or Suppression()
         self.register_buffer("coder_weights", torch.tensor(coder_weights), persistent=False)
 
-    def forward(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
     def detecting(self, maps: Maps, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` for detection, where a system answers faster than it learns."""
-        return self(maps, boxes)
+        answers: tuple[Tensor, Tensor] = self(maps, boxes)
+        return answers
 
     def region_losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
         """[B, R] `classification`: cross-entropy; `box_regression`: smooth L1 of the true class's box, of positives."""
@@ -175,12 +173,11 @@ class RegionHead(nn.Module):
         scores, offsets = self(maps, samples.boxes)
         labels = take(batch.labels, samples.index)
         targets = coders.encode(take(batch.boxes, samples.index), samples.boxes, self.coder_weights)
-        classes = torch.where(samples.positive, labels, self.num_classes)
         of_class = labels if offsets.shape[2] > 1 else torch.zeros_like(labels)
         predicted = offsets.gather(2, of_class[:, :, None, None].expand(-1, -1, 1, 4)).squeeze(2)
         box = smooth_l1(predicted, targets, beta=self.beta)
         return {
-            "classification": F.cross_entropy(scores.transpose(1, 2), classes, reduction="none"),
+            "classification": classification(scores, samples, batch),
             "box_regression": box.masked_fill(~samples.positive, 0),
         }
 
@@ -195,6 +192,14 @@ class RegionHead(nn.Module):
         boxes = clip(boxes.flatten(1, 2), batch.sizes).view_as(boxes)
         found: list[Prediction] = self.suppression(boxes, logits.softmax(-1)[..., :-1], proposals.valid)
         return found
+
+
+def classification(scores: Tensor, samples: Samples, batch: Batch) -> Tensor:
+    """The cross-entropy [B, R] of logits [B, R, K + 1]: of a positive region's class, or the background."""
+    assert batch.labels is not None
+    background = scores.shape[2] - 1
+    classes = torch.where(samples.positive, take(batch.labels, samples.index), background)
+    return F.cross_entropy(scores.transpose(1, 2), classes, reduction="none")
 
 
 def mean_over_samples(losses: Mapping[str, Tensor], samples: Samples) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_pool
 
-from cvtasks.nn.backbones.base import Backbone, FeatureSpec
+from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.regions import Maps
+from cvtasks.ops.roi import with_image
 
 BEST_AREA = 224.0**2
 """Pixels of a region as the network knows objects best, from ImageNet"""
@@ -28,8 +29,7 @@ class ImagePyramid(Backbone):
     """One level of a backbone's maps, of the image at several scales: {"c4@0.5": ..., "c4@1": ...}."""
 
     def __init__(self, backbone: Backbone, level: str, scales: Sequence[float]) -> None:
-        specs = {f"{level}@{scale:g}": FeatureSpec(*_values(backbone.specs[level])) for scale in scales}
-        super().__init__(specs)
+        super().__init__({f"{level}@{scale:g}": backbone.specs[level] for scale in scales})
         self.mean, self.std = backbone.mean.clone(), backbone.std.clone()
         self.backbone, self.level, self.scales = backbone.truncate(level), level, tuple(scales)
 
@@ -43,10 +43,6 @@ class ImagePyramid(Backbone):
                 scaled = scaled.contiguous(memory_format=torch.channels_last)
             maps[name] = self.backbone(scaled)[self.level]
         return maps
-
-
-def _values(spec: FeatureSpec) -> tuple[int, int]:
-    return spec.channels, spec.stride
 
 
 class PyramidPooling(nn.Module):
@@ -92,8 +88,7 @@ def positions(boxes: Tensor, stride: int, features: Tensor) -> Tensor:
 
 def pool(features: Tensor, positions: Tensor, parts: Sequence[int]) -> Tensor:
     """Maxima of the bins of every part of a map [B, C, H, W] between `positions` [B, R, 4]: [B * R, sum of C * n * n]."""
-    image = torch.arange(len(positions), device=positions.device, dtype=positions.dtype)[:, None, None]
-    numbered = torch.cat([image.expand(-1, positions.shape[1], 1), positions], 2).flatten(0, 1)
+    numbered = with_image(positions)
     with torch.autocast(features.device.type, enabled=False):
         pooled = [roi_pool(features.float(), numbered, n, 1.0).flatten(1) for n in parts]
     return torch.cat(pooled, 1).to(features.dtype)

@@ -47,7 +47,12 @@ class RegionDetector(nn.Module):
         """The proposer's losses and those of every head."""
         maps = self.maps(batch)
         proposals, losses = self.proposer.learn(maps, batch)  # type: ignore[operator]
+        return losses | self.head_losses(maps, proposals, batch)
+
+    def head_losses(self, maps: Maps, proposals: Proposals, batch: Batch) -> dict[str, Tensor]:
+        """Those of every head, on the regions that the sampler chooses."""
         samples = self.sampler(maps, proposals, batch, next(iter(self.heads.values())))
+        losses: dict[str, Tensor] = {}
         for head in self.heads.values():
             losses |= head.losses(maps, samples, batch)  # type: ignore[operator]
         return losses

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.box_ridge import BoxRidge
-from cvtasks.nn.heads import flat, mean_over_samples
+from cvtasks.nn.heads import classification, flat, mean_over_samples
 from cvtasks.nn.region_detector import RegionDetector
 from cvtasks.nn.region_store import RegionStore, checksum
 from cvtasks.nn.regions import Maps, Proposals, Sampler, Samples, split_objects
@@ -30,7 +30,7 @@ from cvtasks.nn.suppression import Suppression
 from cvtasks.nn.svm import LinearSvms
 from cvtasks.ops import coders
 from cvtasks.ops.boxes import area, clip, intersection, iou
-from cvtasks.ops.matching import IGNORED_OVERLAP, take
+from cvtasks.ops.matching import IGNORED_OVERLAP
 from cvtasks.types import Batch, ClassInfo, ImageId, Prediction
 
 FINE_TUNING, SVMS, BOXES = "fine-tuning", "SVMs", "boxes"
@@ -76,10 +76,8 @@ class SvmHead(nn.Module):
 
     def region_losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
         """`classification` [B, R]: cross-entropy of the softmax, also when there are SVMs."""
-        assert batch.labels is not None
         logits = self.scores(self(maps, samples.boxes)[1]).float()
-        classes = torch.where(samples.positive, take(batch.labels, samples.index), self.num_classes)
-        return {"classification": F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")}
+        return {"classification": classification(logits, samples, batch)}
 
     def losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
         return mean_over_samples(self.region_losses(maps, samples, batch), samples)
@@ -227,7 +225,7 @@ class SvmDetector(RegionDetector):
         """Of the network that makes the features; what is solved is no part of it."""
         others = ("stage_number", *self.class_layers)
         weights = {name: w for name, w in self.state_dict().items() if not name.startswith(others)}
-        return checksum(weights, *self.settings)
+        return checksum(weights, self.box_iou, *self.settings)
 
 
 def _half(values: Tensor) -> Tensor:

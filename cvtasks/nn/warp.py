@@ -15,6 +15,7 @@ from torchvision.ops import roi_align
 
 from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.regions import Maps
+from cvtasks.ops.roi import with_image
 
 
 def context_frames(boxes: Tensor, *, size: int, context: int) -> Tensor:
@@ -56,9 +57,7 @@ class WarpedCrops(nn.Module):
 
     def forward(self, maps: Maps, boxes: Tensor) -> Tensor:
         """Boxes [B, R, 4] -> the CNN's last map of each, [B * R, C, bins, bins]."""
-        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
-        numbered = torch.cat([image.expand(-1, boxes.shape[1], 1), boxes], 2).flatten(0, 1)
-        return torch.cat([self._see(maps["image"], part) for part in numbered.split(self.chunk)])
+        return torch.cat([self._see(maps["image"], part) for part in with_image(boxes).split(self.chunk)])
 
     def _see(self, images: Tensor, boxes: Tensor) -> Tensor:
         crops = warp(images, boxes, size=self.size, context=self.context)

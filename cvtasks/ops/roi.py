@@ -37,7 +37,7 @@ def roi_align(
     boxes = boxes.detach().float().nan_to_num()
     level = choose_level(boxes, strides).flatten()
     if sampling_ratio <= 0:
-        return _adaptive_roi_align(maps, strides, _with_image(boxes), level, bins=bins)
+        return _adaptive_roi_align(maps, strides, with_image(boxes), level, bins=bins)
     batch, count = boxes.shape[:2]
     heights, widths = [m.shape[2] for m in maps], [m.shape[3] for m in maps]
     starts = [0]
@@ -75,7 +75,7 @@ def choose_level(boxes: Tensor, strides: Sequence[int]) -> Tensor:
 def roi_pool(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tensor:
     """RoI max pooling (Girshick, ICCV 2015) of boxes [B, R, 4] on one map [B, C, H, W] -> [B * R, C, S, S]."""
     with torch.autocast(features.device.type, enabled=False):
-        pooled = ops.roi_pool(features.float(), _with_image(boxes.detach().float()), bins, 1 / stride)
+        pooled = ops.roi_pool(features.float(), with_image(boxes.detach().float()), bins, 1 / stride)
     return pooled.to(features.dtype)
 
 
@@ -103,7 +103,7 @@ def ps_roi_pool(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> T
 def ps_roi_align(features: Tensor, stride: int, boxes: Tensor, *, bins: int) -> Tensor:
     """The same read at fractions of a position, with 2 x 2 points a bin: -> [B, R, C, S, S], float32."""
     with torch.autocast(features.device.type, enabled=False):
-        regions = _with_image(boxes.detach().float())
+        regions = with_image(boxes.detach().float())
         pooled = ops.ps_roi_align(features.float(), regions, bins, 1 / stride, sampling_ratio=2)
     return pooled.unflatten(0, boxes.shape[:2])
 
@@ -119,7 +119,7 @@ def _shares(start: Tensor, end: Tensor, length: int, *, bins: int) -> Tensor:
     return inside / inside.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _with_image(boxes: Tensor) -> Tensor:
+def with_image(boxes: Tensor) -> Tensor:
     """Boxes [B, R, 4] as torchvision's operators take them: [B * R, 5], the image's number first."""
     image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
     return torch.cat([image.expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)

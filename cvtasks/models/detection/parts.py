@@ -14,12 +14,15 @@ from cvtasks.config.schema import Range
 from cvtasks.errors import ConfigError
 from cvtasks.nn.backbones.base import Backbone, FeatureSpec
 from cvtasks.nn.fpn import SingleMap
+from cvtasks.nn.given_proposals import GivenProposals
 from cvtasks.nn.heads import ConvFC, PretrainedFC, TwoFC
 from cvtasks.nn.norm import NormKind
 from cvtasks.nn.region_sampling import HardExampleMining, RandomSampling
 from cvtasks.nn.regions import Sampler
 from cvtasks.nn.rpn import RegionProposalNetwork
 from cvtasks.nn.suppression import Suppression
+from cvtasks.nn.svm_detector import SvmDetector, SvmHead
+from cvtasks.types import ClassInfo
 
 Count: TypeAlias = Annotated[int, Range(min=1)]
 Share: TypeAlias = Annotated[float, Range(min=0, max=1)]
@@ -75,6 +78,17 @@ class RegionOptions(SamplingOptions, DetectionOptions, BoxOptions, total=False):
     """Of a detector whose proposals are given."""
 
 
+class SvmOptions(RegionOptions, total=False):
+    """Of the three stages of R-CNN and SPP-net: `nn.svm_detector`."""
+
+    classifier: Literal["svm", "softmax"]
+    svm_cost: PositiveNumber
+    svm_positive_weight: PositiveNumber
+    svm_negative_iou: Share
+    box_iou: Share
+    box_regularization: PositiveNumber
+
+
 class TwoStageOptions(RegionOptions, ProposalNetworkOptions, total=False):
     """Of a detector that makes its own proposals."""
 
@@ -118,6 +132,39 @@ def make_proposer(
         given[name] = tuple(options.get(key, each) for key, each in zip(keys, default, strict=True))
     ratios = options.get("anchor_ratios", (0.5, 1.0, 2.0))
     return RegionProposalNetwork(specs, anchor_sizes=anchor_sizes, anchor_ratios=ratios, **given, **more)
+
+
+def make_svm_detector(
+    images: Backbone,
+    features: nn.Module,
+    trunk: nn.Module,
+    options: Mapping[str, Any],
+    *,
+    pooled: int,
+    classes: ClassInfo,
+    settings: tuple[object, ...],
+) -> SvmDetector:
+    """R-CNN's and SPP-net's, from `SvmOptions`. images: makes the maps that `features` reads; others: its."""
+    of_head = ("svm_cost", "svm_positive_weight", "box_regularization")
+    head = SvmHead(
+        features,
+        trunk,
+        len(classes),
+        pooled=pooled,
+        suppression=make_suppression(options),
+        **_given(options, **{name: name for name in of_head}),
+    )
+    of_detector = ("classifier", "svm_negative_iou", "box_iou")
+    return SvmDetector(
+        images,
+        nn.Identity(),
+        GivenProposals(),
+        head,
+        sampler=make_sampler(options),
+        classes=classes,
+        settings=settings,
+        **_given(options, **{name: name for name in of_detector}),
+    )
 
 
 def check_levels(backbone: Backbone, **levels: str | Sequence[str]) -> None:

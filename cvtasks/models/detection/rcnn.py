@@ -23,13 +23,11 @@ from cvtasks.config.schema import Range
 from cvtasks.errors import ConfigError
 from cvtasks.models.detection.parts import (
     Count,
-    PositiveNumber,
-    RegionOptions,
-    Share,
+    SvmOptions,
     box_options,
     check_levels,
     make_sampler,
-    make_suppression,
+    make_svm_detector,
     make_trunk,
 )
 from cvtasks.nn.backbones.base import Backbone
@@ -37,7 +35,6 @@ from cvtasks.nn.given_proposals import GivenProposals
 from cvtasks.nn.heads import BoxHead
 from cvtasks.nn.pixels import Pixels
 from cvtasks.nn.region_detector import RegionDetector
-from cvtasks.nn.svm_detector import SvmDetector, SvmHead
 from cvtasks.nn.warp import WarpedCrops
 from cvtasks.types import ClassInfo
 
@@ -58,19 +55,13 @@ def rcnn(
     *,
     classes: ClassInfo,
     training: Literal["staged", "joint"] = "staged",
-    classifier: Literal["svm", "softmax"] = "svm",
     level: str = "c5",
     crop_size: Count = 224,
     context: Annotated[int, Range(min=0)] = 16,
     chunk: Count = 256,
     head: Literal["auto", "two_fc", "vgg_fc", "mean"] = "auto",
     head_channels: Count = 1024,
-    svm_cost: PositiveNumber = 1e-3,
-    svm_positive_weight: PositiveNumber = 2.0,
-    svm_negative_iou: Share = 0.3,
-    box_iou: Share = 0.6,
-    box_regularization: PositiveNumber = 1000.0,
-    **options: Unpack[RegionOptions],
+    **options: Unpack[SvmOptions],
 ) -> RegionDetector:
     """Put the parts together; `conf/task/rcnn.yaml` explains each setting. Raises ConfigError where they do not fit.
 
@@ -90,27 +81,16 @@ def rcnn(
         if head == "mean"
         else make_trunk(head, backbone, features.channels, features.bins, outputs=head_channels)
     )
-    parts = (pixels, nn.Identity(), GivenProposals())
     if training == "joint":
         box_head = BoxHead(features, trunk, len(classes), **box_options(options))
-        return RegionDetector(*parts, {"box": box_head}, sampler=make_sampler(options))
-    svm_head = SvmHead(
+        parts = (pixels, nn.Identity(), GivenProposals(), {"box": box_head})
+        return RegionDetector(*parts, sampler=make_sampler(options))
+    return make_svm_detector(
+        pixels,
         features,
         trunk,
-        len(classes),
+        options,
         pooled=features.channels * features.bins**2,
-        svm_cost=svm_cost,
-        svm_positive_weight=svm_positive_weight,
-        box_regularization=box_regularization,
-        suppression=make_suppression(options),
-    )
-    return SvmDetector(
-        *parts,
-        svm_head,
         classes=classes,
-        classifier=classifier,
-        svm_negative_iou=svm_negative_iou,
-        box_iou=box_iou,
-        settings=("rcnn", crop_size, context, box_iou),
-        sampler=make_sampler(options),
+        settings=("rcnn", crop_size, context),
     )

@@ -40,13 +40,13 @@ from cvtasks.models.detection.parts import (
 )
 from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.backbones.patch_cnn import PatchCNN, patches_at_once
-from cvtasks.nn.heads import mean_over_samples
+from cvtasks.nn.heads import classification, mean_over_samples
 from cvtasks.nn.pixels import Pixels
 from cvtasks.nn.region_detector import RegionDetector
 from cvtasks.nn.regions import Maps, Proposals, Samples
 from cvtasks.nn.suppression import Suppression
 from cvtasks.ops.boxes import clip
-from cvtasks.ops.matching import take
+from cvtasks.ops.roi import with_image
 from cvtasks.types import Batch, ClassInfo, Prediction
 
 SAMPLING_RATIO = 2
@@ -143,8 +143,7 @@ class WindowClassifier(nn.Module):
 
     def forward(self, maps: Maps, boxes: Tensor) -> Tensor:
         """Each of the windows [B, R, 4] by itself -> logits [B, R, K + 1]."""
-        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
-        regions = torch.cat([image.expand(*boxes.shape[:2], 1), boxes], dim=2).flatten(0, 1)
+        regions = with_image(boxes)
         # Learning, all at once: batch norm's statistics are theirs.
         at_once = len(regions) if torch.is_grad_enabled() else patches_at_once(boxes.device)
         logits = [
@@ -167,11 +166,7 @@ class WindowClassifier(nn.Module):
 
     def region_losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
         """[B, R] `classification`: cross-entropy over the classes and the background."""
-        assert batch.labels is not None
-        labels = take(batch.labels, samples.index)
-        classes = torch.where(samples.positive, labels, self.num_classes)
-        logits = self(maps, samples.boxes).transpose(1, 2)
-        return {"classification": F.cross_entropy(logits, classes, reduction="none")}
+        return {"classification": classification(self(maps, samples.boxes), samples, batch)}
 
     def losses(self, maps: Maps, samples: Samples, batch: Batch) -> dict[str, Tensor]:
         return mean_over_samples(self.region_losses(maps, samples, batch), samples)

@@ -14,24 +14,19 @@ regions of a step are drawn from the images of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
-
-from torch import nn
+from typing import Unpack
 
 from cvtasks.models.detection.parts import (
     Count,
     PositiveNumber,
-    RegionOptions,
-    Share,
+    SvmOptions,
     check_levels,
-    make_sampler,
-    make_suppression,
+    make_svm_detector,
 )
 from cvtasks.nn.backbones.base import Backbone
-from cvtasks.nn.given_proposals import GivenProposals
 from cvtasks.nn.heads import TwoFC
 from cvtasks.nn.pyramid_pooling import ImagePyramid, PyramidPooling
-from cvtasks.nn.svm_detector import SvmDetector, SvmHead
+from cvtasks.nn.svm_detector import SvmDetector
 from cvtasks.types import ClassInfo
 
 
@@ -39,18 +34,12 @@ def sppnet(
     backbone: Backbone,
     *,
     classes: ClassInfo,
-    classifier: Literal["svm", "softmax"] = "svm",
     level: str = "c4",
     train_convolutions: bool = False,
     pyramid: Sequence[Count] = (1, 2, 3, 6),
     scales: Sequence[PositiveNumber] = (1.0,),
     head_channels: Count = 4096,
-    svm_cost: PositiveNumber = 1e-3,
-    svm_positive_weight: PositiveNumber = 2.0,
-    svm_negative_iou: Share = 0.3,
-    box_iou: Share = 0.6,
-    box_regularization: PositiveNumber = 1000.0,
-    **options: Unpack[RegionOptions],
+    **options: Unpack[SvmOptions],
 ) -> SvmDetector:
     """Put the parts together; `conf/task/sppnet.yaml` explains each setting. Raises ConfigError where they do not fit.
 
@@ -63,25 +52,12 @@ def sppnet(
     if not train_convolutions:
         backbone.freeze(level)
     features = PyramidPooling(images, parts=pyramid)
-    head = SvmHead(
+    return make_svm_detector(
+        images,
         features,
         TwoFC(features.channels, head_channels),
-        len(classes),
+        options,
         pooled=features.channels,
-        svm_cost=svm_cost,
-        svm_positive_weight=svm_positive_weight,
-        box_regularization=box_regularization,
-        suppression=make_suppression(options),
-    )
-    return SvmDetector(
-        images,
-        nn.Identity(),
-        GivenProposals(),
-        head,
         classes=classes,
-        classifier=classifier,
-        svm_negative_iou=svm_negative_iou,
-        box_iou=box_iou,
-        settings=("sppnet", *pyramid, *scales, box_iou),
-        sampler=make_sampler(options),
+        settings=("sppnet", *pyramid, *scales),
     )

@@ -30,6 +30,7 @@ from cvtasks.models.pose.regression import JointLoss, JointRegressor, Joints
 from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.poses import as_predictions, extents, from_original, joints_of, person_boxes, places
 from cvtasks.ops.losses import count, masked_sum, total
+from cvtasks.ops.roi import with_image
 from cvtasks.types import Batch, ClassInfo, Prediction
 
 Count = Annotated[int, Range(min=1)]
@@ -87,13 +88,10 @@ class DeepPose(nn.Module):
             for own in (backbone, *(copy.deepcopy(backbone) for _ in self.stages[1:]))
         )
         self.class_layers = [f"regressors.{n}.joints." for n in range(cascade)]
-        self.register_buffer(
-            "error_mean", torch.zeros(cascade, joints, 2)
-        )  # of the stage before each, in places
+        # Of the errors of the stage before each, in places; and the mean diameter, in diagonals of the person's box.
+        self.register_buffer("error_mean", torch.zeros(cascade, joints, 2))
         self.register_buffer("error_std", torch.zeros(cascade, joints, 2))
-        self.register_buffer(
-            "torso_share", torch.ones(())
-        )  # the mean diameter, in diagonals of the person's box
+        self.register_buffer("torso_share", torch.ones(()))
         self.register_buffer("stage_number", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_as_its_buffer_says)
         self.stage = 0
@@ -195,8 +193,7 @@ class DeepPose(nn.Module):
         """Squares of `side` [B, 1, 1] pixels around `middle` [B, P, 2]: [B * P, 3, size, size]; grey outside the images."""
         size = self.crop_size or max(images.shape[2:])
         corners = torch.cat([middle - side / 2, middle + side / 2], -1)
-        number = torch.arange(len(images), device=images.device)[:, None, None]
-        regions = torch.cat([number.expand(*middle.shape[:2], 1).to(corners), corners], -1).flatten(0, 1)
+        regions = with_image(corners)
         crops = roi_align(images, regions, size, sampling_ratio=SAMPLES, aligned=True)
         return crops.contiguous(memory_format=torch.channels_last)
 
