@@ -29,7 +29,8 @@ image). Whatever the reader provides: `boxes` (tv_tensors.BoundingBoxes XYXY, fl
 (tv_tensors.Mask, bool [N, H, W]), `keypoints` (float32 [N, J, 2], pixel centres at +0.5),
 `visible` (int64 [N, J]: 0 unlabelled, 1 hidden, 2 visible), `segmentation` (tv_tensors.Mask, uint8
 [H, W], 255 ignored), `label` (int64 []), `proposals` (float32 [P, 4]). A pipeline of constant shape adds
-`pad_to` (height, width) for collate, and one that crops to a person `window` (float32 [4], see `Batch`).
+`pad_to` (height, width) for collate (and `divisor`, if not a multiple of 32), and one that crops to a person `window`
+(float32 [4], see `Batch`).
 
 Without `labels`, a sample with `label` is of one object, and one with `keypoints` and `boxes` of one person: N is 1.
 """
@@ -51,7 +52,8 @@ Prediction: TypeAlias = dict[str, Tensor]
 """What a model says of one image, in the ORIGINAL image's pixels, on any device.
 
 Detection: `boxes` float32 [D, 4], `scores` float32 [D] (descending), `labels` int64 [D]; others add `masks`,
-`keypoints`. Localization: the same, a row for each guess, five at most. Semantic segmentation: `segmentation` uint8
+`keypoints`. Localization: the same, a row for each guess, five at most. Classification: `labels` and `scores` alone, a
+row for each guess. Semantic segmentation: `segmentation` uint8
 [H, W], 0..K-1 (255: no class). Pose: `keypoints` float32 [1, J, 2], `keypoint_scores` float32 [1, J], `scores` [1],
 `boxes` float32 [1, 4] (the person's, as given), and of a cascade `stages` float32 [S, J, 2], the last the same joints.
 """
@@ -176,7 +178,10 @@ class Reader(Protocol):
 
 
 class VisionModel(Protocol):
-    """A model has two verbs, and no mode changes what they mean. Also a `torch.nn.Module`."""
+    """A model has two verbs, and no mode changes what they mean. Also a `torch.nn.Module`.
+
+    It, or a module in it, may have `one_image_size` (True): what it has learnt holds for images of that size alone.
+    """
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named, unweighted scalars that can be differentiated."""
@@ -258,5 +263,5 @@ class Task:
     requires: frozenset[str]
     """Fields of `Sample` without which the losses cannot be computed"""
     monitor: str
-    """The metric that decides which checkpoint is best (higher is better)"""
+    """The metric that decides which checkpoint is best (`engine.direction`: which way)"""
     loss_weights: Mapping[str, float]

@@ -1,15 +1,20 @@
 """Images a second that one core reads and augments: python scripts/bench_loader.py --json
 
+    python scripts/bench_loader.py --pipeline ssd --size 300 --json
+
 Decodes JPEG files of COCO's size (640 x 480, about 160 kB each; made here in a temporary folder, or your own
 with --images) with one thread and no worker process: decoding alone, reading into a Sample, and whole batches
-with scale jitter and flip. The best of several interleaved rounds counts, since other processes can only make
-a round slower.
+with scale jitter and flip, or with SSD's augmentation (a larger ground, patches, other colours, flip). The best of several
+interleaved rounds counts, since other processes can only make a round slower; cpu_... are by the processor's time of
+this process, which a busy machine changes less.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +26,7 @@ from torchvision import tv_tensors
 
 from cvtasks.data.images import find_images, read_image
 from cvtasks.data.loader import train_batches
-from cvtasks.data.pipelines import scale_jitter
+from cvtasks.data.pipelines import scale_jitter, ssd
 from cvtasks.types import ClassInfo, Sample, Truth
 
 
@@ -70,9 +75,12 @@ def make_jpegs(folder: Path, count: int) -> list[Path]:
     return sorted(folder.glob("*.jpg"))
 
 
-def measure(files: list[Path], size: int, batch_size: int, rounds: int) -> dict[str, Any]:
+PIPELINES = {"scale_jitter": scale_jitter, "ssd": ssd}
+
+
+def measure(files: list[Path], pipeline: str, size: int, batch_size: int, rounds: int) -> dict[str, Any]:
     reader = JpegReader(files)
-    transform = scale_jitter(train=True, size=size)
+    transform = PIPELINES[pipeline](train=True, size=size)
     steps = max(1, len(files) // batch_size)
 
     def decode() -> None:
@@ -89,16 +97,29 @@ def measure(files: list[Path], size: int, batch_size: int, rounds: int) -> dict[
         for _ in range(steps):
             next(batches)
 
-    seconds = time_in_turn({"decode": decode, "read": read, "pipeline": load}, rounds)
+    cpu: dict[str, list[float]] = {}
+
+    def timed(name: str, part: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            start = time.process_time()
+            part()
+            cpu.setdefault(name, []).append(time.process_time() - start)
+
+        return run
+
+    parts = {"decode": decode, "read": read, "pipeline": load}
+    seconds = time_in_turn({name: timed(name, part) for name, part in parts.items()}, rounds)
     images = {"decode": len(files), "read": len(files), "pipeline": steps * batch_size}
     return {
-        f"{name}_images_per_second_per_core": round(images[name] / min(times), 1)
-        for name, times in seconds.items()
+        f"{prefix}{name}_images_per_second_per_core": round(images[name] / min(times), 1)
+        for prefix, measured in (("", seconds), ("cpu_", cpu))
+        for name, times in measured.items()
     }
 
 
 def main() -> None:
     parser = command_line(__doc__)
+    parser.add_argument("--pipeline", choices=PIPELINES, default="scale_jitter", help="default: %(default)s")
     parser.add_argument("--size", type=int, default=320, help="side of the training images (320)")
     parser.add_argument("--count", type=int, default=160, help="JPEG files to make (160)")
     parser.add_argument("--images", help="a folder or glob of your own images instead")
@@ -109,8 +130,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         files = find_images(args.images) if args.images else make_jpegs(Path(folder), args.count)
-        result = measure(files, args.size, args.batch_size, args.rounds)
+        result = measure(files, args.pipeline, args.size, args.batch_size, args.rounds)
         result |= {
+            "pipeline": args.pipeline,
             "size": args.size,
             "images": len(files),
             "mean_kilobytes": round(sum(file.stat().st_size for file in files) / len(files) / 1000, 1),

@@ -15,12 +15,14 @@ from cvtasks.types import Batch, Sample, Truth
 def collate(samples: Sequence[Sample], *, divisor: int = 32, truth: list[Truth] | None = None) -> Batch:
     """Pad images right and below to a common size, a multiple of `divisor`, and objects to the longest list.
 
-    A pipeline of constant shape notes that shape as `pad_to` (height, width). N is at least 1, so that a
+    A pipeline of constant shape notes that shape as `pad_to` (height, width), and one whose models take it as it is a
+    `divisor` of 1. N is at least 1, so that a
     maximum over objects exists where there is none (`valid` is False there). Padding is 0, False, and 255
     in the label map; a padded proposal is an empty box. Images lie channels-last in memory, which is how
     they are decoded and how convolutions like them. All samples must have the fields of the first.
     """
     shapes = [sample.get("pad_to", (0, 0)) for sample in samples] + [image_size(s) for s in samples]
+    divisor = samples[0].get("divisor", divisor)
     height, width = (math.ceil(max(side) / divisor) * divisor for side in zip(*shapes, strict=True))
     images = torch.zeros((len(samples), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     _fill(images, [sample["image"] for sample in samples])

@@ -1,4 +1,4 @@
-"""Geometry and colour of one `Sample`: image, boxes, masks, joints and label map move together.
+"""Geometry of one `Sample`: image, boxes, masks, joints and label map move together.
 
 Pixels stay uint8 and are resized and flipped by `torchvision.transforms.v2`. Coordinates are ours: every step
 scales, shifts and perhaps exchanges x and y, and boxes (as two corners), joints and proposals all go through
@@ -14,7 +14,6 @@ H x W pixels.
 
 from __future__ import annotations
 
-import cmath
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -35,11 +34,6 @@ VOID = 255
 
 INSTANCE_FIELDS = ("boxes", "labels", "ignore", "masks", "keypoints", "visible")
 """The fields of a Sample whose first dimension is N."""
-
-GREY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in a grey value, as torchvision has them."""
-_YIQ = np.array([GREY, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
-"""Grey, and two axes of colour at right angles"""
 
 Points: TypeAlias = Callable[[Tensor], Tensor]
 """New coordinates [..., 2] of points (x, y) [..., 2]."""
@@ -110,6 +104,63 @@ def crop_resize(sample: Sample, *, window: tuple[int, int, int, int], size: tupl
     return resized if window == (0, 0, full_width, full_height) else _hide_outside(resized)
 
 
+def place(
+    sample: Sample, *, size: tuple[int, int], corner: tuple[int, int], fill: tuple[int, int, int] | None
+) -> Sample:
+    """The image as part of a larger one of `size` (height, width), its upper left pixel at `corner` (x, y).
+
+    fill: the colour around it; None repeats the pixels of its edge.
+    """
+    (height, width), (x, y), (own_height, own_width) = size, corner, image_size(sample)
+    assert 0 <= x <= width - own_width, f"{own_width} pixels at {x} of {width}"
+    assert 0 <= y <= height - own_height, f"{own_height} pixels at {y} of {height}"
+    rows, columns = torch.arange(height) - y, torch.arange(width) - x
+
+    def image(pixels: Tensor) -> Tensor:
+        if fill is None:
+            pixels = pixels.index_select(1, rows.clamp(0, own_height - 1))
+            return pixels.index_select(2, columns.clamp(0, own_width - 1))
+        # Channels last, as decoded.
+        canvas = torch.tensor(fill, dtype=torch.uint8).expand(height, width, 3).contiguous().permute(2, 0, 1)
+        canvas[:, y : y + own_height, x : x + own_width] = pixels
+        return canvas
+
+    def labels(pixels: Tensor) -> Tensor:
+        canvas = pixels.new_full(
+            (*pixels.shape[:-2], height, width), False if pixels.dtype == torch.bool else VOID
+        )
+        canvas[..., y : y + own_height, x : x + own_width] = pixels
+        return canvas
+
+    return _move(sample, _linear((1, 1), (x, y)), image, labels)
+
+
+def reframe(
+    sample: Sample,
+    *,
+    window: tuple[int, int, int, int],
+    size: tuple[int, int],
+    fill: tuple[int, int, int] | None = None,
+    change: Callable[[Sample], Sample] | None = None,
+) -> Sample:
+    """The part `window` (x1, y1, x2, y2; whole pixels) at `size` (height, width), as `crop_resize`, but it may reach over
+    the image's ends, where there is `fill`, or (None) the pixels of its edge are repeated.
+
+    What is inside has whole pixels in the result, too, so its scale may differ by up to a pixel over its length.
+
+    change: what becomes of that, resized, before anything is put around it.
+    """
+    (x1, y1, x2, y2), (height, width), (full_height, full_width) = window, size, image_size(sample)
+    left, right, new_left, new_right = _inside(x1, x2, full_width, width)
+    top, bottom, new_top, new_bottom = _inside(y1, y2, full_height, height)
+    part = crop_resize(
+        sample, window=(left, top, right, bottom), size=(new_bottom - new_top, new_right - new_left)
+    )
+    part = change(part) if change else part
+    inside = (new_bottom - new_top, new_right - new_left) == size
+    return part if inside else place(part, size=size, corner=(new_left, new_top), fill=fill)
+
+
 def turned_crop(
     sample: Sample,
     *,
@@ -138,7 +189,7 @@ def turned_crop(
 
     half_x, half_y = (abs(a) * width + abs(b) * height) / 2 + 2, (abs(d) * width + abs(e) * height) / 2 + 2
     (x1, x2), (y1, y2) = _span(centre[0], half_x, full_width), _span(centre[1], half_y, full_height)
-    part = _plain(sample["image"])[:, y1:y2, x1:x2]
+    part = plain(sample["image"])[:, y1:y2, x1:x2]
     picture = Image.fromarray(np.ascontiguousarray(part.permute(1, 2, 0).numpy()))
     shrink = max(1, int(min(across, down)))
     if shrink > 1:
@@ -153,7 +204,7 @@ def turned_crop(
     points: Points = lambda places: places @ back[:2, :2].T + back[:2, 2]  # noqa: E731
     moved = _move(sample, points, lambda _: pixels)
     if "boxes" in sample:
-        corners = points(_plain(sample["boxes"])[:, [[0, 1], [2, 1], [2, 3], [0, 3]]])
+        corners = points(plain(sample["boxes"])[:, [[0, 1], [2, 1], [2, 3], [0, 3]]])
         boxes = torch.cat((corners.amin(1), corners.amax(1)), 1)
         moved["boxes"] = _like(boxes, sample["boxes"], canvas_size=(height, width))
     return _hide_outside(_clip(moved))
@@ -187,16 +238,16 @@ def elastic(sample: Sample, *, displacement: Tensor) -> Sample:
         moved = pixels.flatten(-2).index_select(-1, nearest).unflatten(-1, (height, width))
         return moved.masked_fill(~inside, outside)
 
-    pixels = _plain(sample["image"])[None].float()
+    pixels = plain(sample["image"])[None].float()
     pixels = grid_sample(pixels, grid, padding_mode="border", align_corners=False).round_().to(torch.uint8)
     moved = sample | {"image": tv_tensors.Image(pixels.contiguous(memory_format=torch.channels_last)[0])}
     if "segmentation" in sample:
-        moved["segmentation"] = tv_tensors.Mask(labels(_plain(sample["segmentation"]), VOID))
+        moved["segmentation"] = tv_tensors.Mask(labels(plain(sample["segmentation"]), VOID))
     if "masks" in sample:
-        moved["masks"] = tv_tensors.Mask(labels(_plain(sample["masks"]), False))
+        moved["masks"] = tv_tensors.Mask(labels(plain(sample["masks"]), False))
     if "boxes" in sample:
         moved["boxes"] = _like(
-            _mask_boxes(_plain(moved["masks"])), sample["boxes"], canvas_size=(height, width)
+            _mask_boxes(plain(moved["masks"])), sample["boxes"], canvas_size=(height, width)
         )
     return moved
 
@@ -216,44 +267,29 @@ def drop_small(sample: Sample, *, min_box: float) -> Sample:
     if "proposals" in sample:
         sample["proposals"] = sample["proposals"][_large(sample["proposals"], min_box)]
     if "boxes" in sample:
-        keep = _large(_plain(sample["boxes"]), min_box)
+        keep = _large(plain(sample["boxes"]), min_box)
     elif "masks" in sample:
-        keep = _plain(sample["masks"]).flatten(1).any(1)
+        keep = plain(sample["masks"]).flatten(1).any(1)
     else:
         return sample
-    if not keep.all():
-        for name in INSTANCE_FIELDS:
-            if name in sample:
-                sample[name] = _like(_plain(sample[name])[keep], sample[name])
-    return sample
+    return _objects(sample, keep)
 
 
-def adjust_color(
-    sample: Sample,
-    *,
-    brightness: float = 1.0,
-    contrast: float = 1.0,
-    saturation: float = 1.0,
-    hue: float = 0.0,
-) -> Sample:
-    """Hue, saturation, contrast (around the mean grey) and brightness, as one affine map of the colours.
+def drop_outside(sample: Sample, *, window: tuple[int, int, int, int]) -> Sample:
+    """Without the objects whose box has its middle outside of `window` (x1, y1, x2, y2), in all per-instance fields."""
+    if "boxes" not in sample:
+        return sample
+    boxes, (x1, y1, x2, y2) = plain(sample["boxes"]), window
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).unbind(1)
+    return _objects(sample, (x > x1) & (x < x2) & (y > y1) & (y < y2))
 
-    The last three are factors of which 1 changes nothing, and the same as v2's functions in that order. `hue` turns
-    the colours by a part of the circle, -0.5 to 0.5, in the plane of YIQ, so that their grey values stay (v2's keeps
-    the largest channel). Pillow applies the map to bytes and clips once: half the time of floats, and the same bits
-    with any number of threads.
-    """
-    pixels = _plain(sample["image"])
-    turn = cmath.exp(-2j * math.pi * hue)
-    rotation = np.array([[1, 0, 0], [0, turn.real, -turn.imag], [0, turn.imag, turn.real]])
-    grey = np.tile(GREY, (3, 1))
-    colors = saturation * np.eye(3) + (1 - saturation) * grey
-    colors = brightness * contrast * colors @ np.linalg.solve(_YIQ, rotation @ _YIQ)
-    means = pixels.flatten(1).sum(1, dtype=torch.int64).numpy() / pixels[0].numel()
-    shift = brightness * (1 - contrast) * grey @ means
-    matrix = np.column_stack((colors, shift)).ravel().tolist()
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("RGB", tuple(matrix))
-    return sample | {"image": tv_tensors.Image(torch.from_numpy(np.array(picture)).permute(2, 0, 1))}
+
+def _objects(sample: Sample, keep: Tensor) -> Sample:
+    """The sample with those of its objects for which `keep` [N] is True."""
+    if keep.all():
+        return sample
+    names = [name for name in INSTANCE_FIELDS if name in sample]
+    return sample | {name: _like(plain(sample[name])[keep], sample[name]) for name in names}
 
 
 def _quarter_turn(sample: Sample) -> Sample:
@@ -270,21 +306,29 @@ def _linear(scale: tuple[float, float], shift: tuple[float, float]) -> Points:
 def _move(sample: Sample, points: Points, image: Pixels, labels: Pixels | None = None) -> Sample:
     """Coordinates through `points`, pixels through `image`, masks and label maps through `labels` if given."""
     moved = dict(sample)
-    pixels = image(_plain(sample["image"]))
+    pixels = image(plain(sample["image"]))
     moved["image"] = tv_tensors.Image(pixels)
     for name in ("masks", "segmentation"):
         if name in sample:
-            moved[name] = tv_tensors.Mask((labels or image)(_plain(sample[name])))
+            moved[name] = tv_tensors.Mask((labels or image)(plain(sample[name])))
 
     for name in ("boxes", "proposals"):
         if name in sample:
-            boxes = _plain(sample[name])
+            boxes = plain(sample[name])
             corners = points(boxes.reshape(len(boxes), 2, 2))
             boxes = torch.cat((corners.amin(1), corners.amax(1)), 1)
             moved[name] = _like(boxes, sample[name], canvas_size=(pixels.shape[-2], pixels.shape[-1]))
     if "keypoints" in sample:
         moved["keypoints"] = points(sample["keypoints"])
     return moved
+
+
+def _inside(start: int, end: int, length: int, new: int) -> tuple[int, int, int, int]:
+    """Of start..end, which becomes 0..new, what lies in 0..length: from where to where, before and after."""
+    low, high = min(max(start, 0), length - 1), max(min(end, length), 1)
+    assert low < high, f"nothing of {start}..{end} lies in 0..{length}"
+    new_low = min(round((low - start) * new / (end - start)), new - 1)
+    return low, high, new_low, max(round((high - start) * new / (end - start)), new_low + 1)
 
 
 def _span(centre: float, half: float, length: int) -> tuple[int, int]:
@@ -309,11 +353,11 @@ def _clip(sample: Sample) -> Sample:
     if "proposals" in sample:
         sample["proposals"] = sample["proposals"].clamp(min=0).minimum(limit)
     if "boxes" in sample:
-        boxes = _plain(sample["boxes"])
+        boxes = plain(sample["boxes"])
         clipped = boxes.clamp(min=0).minimum(limit)
         cut = ((clipped - boxes).abs() > 0.01).any(1)  # more than rounding
         if "masks" in sample and cut.any():
-            left = _mask_boxes(_plain(sample["masks"])[cut])
+            left = _mask_boxes(plain(sample["masks"])[cut])
             low, high = clipped[cut, :2].maximum(left[:, :2]), clipped[cut, 2:].minimum(left[:, 2:])
             clipped[cut] = torch.cat((low, high.maximum(low)), 1)
         sample["boxes"] = _like(clipped, sample["boxes"])
@@ -357,7 +401,7 @@ def _large(boxes: Tensor, min_box: float) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2] >= min_box).all(1)
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
     """Without the tv_tensor around it, whose dispatch costs more than a small operation."""
     return tensor.as_subclass(Tensor)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from cvtasks.data import pipelines
-from cvtasks.data.pipelines import fixed, scale_crop, scale_jitter, shortest_edge
+from cvtasks.data.pipelines import edge_jitter, fixed, scale_crop, scale_jitter, shortest_edge, ssd
 from cvtasks.errors import ConfigError
 
 from .samples import FLIP_INDEX, INSTANCE_FIELDS, assert_same, extent, make_sample, plain
@@ -29,6 +29,8 @@ BUILDERS = {
     "scale_jitter": lambda **kw: scale_jitter(size=40, scale=[0.1, 2.0], **kw),
     "scale_crop": lambda **kw: scale_crop(size=40, scale=[0.5, 2.0], **kw),
     "scale_crop of a shortest side": lambda **kw: scale_crop(size=40, image_size=48, max_size=60, **kw),
+    "edge_jitter": lambda **kw: edge_jitter(size=40, **kw),
+    "ssd": lambda color=0.0, **kw: ssd(size=40, saturation=color, **kw),
 }
 
 
