@@ -106,7 +106,7 @@ def locate(target: str) -> Callable[..., Any]:
 
 
 def build(node: Mapping[str, Any], **supplied: Any) -> Any:
-    """Call the constructor that `node["_target_"]` names with the rest of the node; `name` is left out.
+    """Call the constructor that `node["_target_"]` names with the rest of the node; `name` is left out unless it takes one.
 
     `supplied` adds what only the application knows; a constructor is given those of them that it asks for, and
     torch's optimizers the `params` of a supplied `model`. Nodes inside the node are built first.
@@ -115,7 +115,8 @@ def build(node: Mapping[str, Any], **supplied: Any) -> Any:
     takes = inspect.signature(target).parameters
     if "params" in takes and "model" in supplied:
         supplied["params"] = supplied["model"].parameters()
-    arguments = {key: _built(value) for key, value in node.items() if key not in ("_target_", "name")}
+    left_out = {"_target_", "name"} - takes.keys()
+    arguments = {key: _built(value) for key, value in node.items() if key not in left_out}
     arguments |= {key: value for key, value in supplied.items() if key in takes}
     try:
         inspect.signature(target).bind(**arguments)

@@ -88,7 +88,16 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
-    """The same model with every batch norm taking its statistics over all processes."""
+    """The same model with every batch norm taking its statistics over all processes.
+
+    Raises ConfigError for a batch norm that does more, as timm's do: what it does beside would be lost.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and any(module.children()):
+            raise ConfigError(
+                f"engine.sync_batchnorm=true: {name} is a {type(module).__name__}, which does more than normalise; type "
+                "backbone.norm=group or backbone.norm=frozen, or another backbone"
+            )
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
@@ -97,10 +106,17 @@ def synchronized(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
-def make_norm(kind: NormKind, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> nn.Module:
+def make_norm(
+    kind: NormKind,
+    channels: int,
+    *,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    group_channels: int = CHANNELS_PER_GROUP,
+) -> nn.Module:
     """The norm layer of this kind: [B, channels, H, W] -> the same shape.
 
-    Group norm has 16 channels a group, or the largest power of two below that divides `channels`. `momentum`
+    Group norm has `group_channels` in a group, or the largest divisor of that which divides `channels`. `momentum`
     is for batch norm alone.
     """
     if kind == "batch":
@@ -108,7 +124,7 @@ def make_norm(kind: NormKind, channels: int, *, eps: float = 1e-5, momentum: flo
     if kind == "frozen":
         return FrozenBatchNorm2d(channels, eps=eps)
     if kind == "group":
-        return nn.GroupNorm(channels // math.gcd(channels, CHANNELS_PER_GROUP), channels, eps=eps)
+        return nn.GroupNorm(channels // math.gcd(channels, group_channels), channels, eps=eps)
     raise ConfigError(f"norm={kind}: expected one of {', '.join(get_args(NormKind))}")
 
 
@@ -117,3 +133,28 @@ def choose_norm(norm: Norm, *, weights: str | None, otherwise: NormKind) -> Norm
     if norm != "auto":
         return norm
     return otherwise if weights is None else "frozen"
+
+
+def replace_norms(network: nn.Module, kind: NormKind) -> None:
+    """Every batch norm inside by a norm of this kind, with its eps; for networks that we do not build.
+
+    What a batch norm does beside normalising stays: timm's has its network's ReLU in it.
+    """
+    if kind == "batch":
+        return
+    for name, child in list(network.named_children()):
+        if not isinstance(child, nn.BatchNorm2d):
+            replace_norms(child, kind)
+            continue
+        norm = make_norm(kind, child.num_features, eps=child.eps)
+        if beside := list(child.named_children()):
+            for part, layer in beside:
+                norm.add_module(part, layer)
+            norm.register_forward_hook(_through_children)
+        network.add_module(name, norm)
+
+
+def _through_children(norm: nn.Module, _: object, output: Tensor) -> Tensor:
+    for layer in norm.children():
+        output = layer(output)
+    return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,18 @@ from cvtasks.nn.backbones.base import Backbone
 
 
 class ImageVector(nn.Module):
-    """A backbone's last map -> [B, outputs]: its means over `bins` x `bins` parts, and fc6 and fc7 of them.
+    """A backbone's last map -> [B, outputs]: its means or maxima over `bins` x `bins` parts, and fc6 and fc7 of them.
 
     bins: 1 is global average pooling. More keep where something is: a network that learns from few images, or has few
     layers, finds it hard to tell that from the means. fc6 and fc7 are used where the backbone has its classifier,
     which then decides how many bins there are.
     """
 
-    def __init__(self, backbone: Backbone, *, bins: int = 1) -> None:
+    def __init__(
+        self, backbone: Backbone, *, bins: int = 1, pool: Literal["average", "max"] = "average"
+    ) -> None:
         super().__init__()
+        self.pool = pool
         self.level = list(backbone.specs)[-1]
         channels = backbone.specs[self.level].channels
         self.classifier: nn.Sequential | None = None
@@ -33,7 +37,9 @@ class ImageVector(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
         last = maps[self.level]
-        if self.bins == 1:
+        if self.pool == "max":
+            vector = F.adaptive_max_pool2d(last.float(), self.bins).flatten(1)
+        elif self.bins == 1:
             vector = last.float().mean((2, 3))
         else:
             vector = F.adaptive_avg_pool2d(last, self.bins).flatten(1)

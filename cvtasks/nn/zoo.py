@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import errno
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,12 +24,24 @@ from torchvision import models
 from cvtasks import torch_file
 from cvtasks.errors import WeightsError
 
+_log = logging.getLogger(__name__)
+
 StateDict: TypeAlias = dict[str, Tensor]
 
 FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".pkl")
-CLASSIFIERS = ("fc.", "classifier.")
-"""Where torchvision's networks keep the layers that a backbone has no use for."""
-PREFIXES = ("", "module.", "backbone.", "backbone.body.")
+CLASSIFIERS = (
+    "fc.",
+    "classifier.",
+    "head.",
+    "heads.",
+    "classif.",
+    "last_linear.",
+    "aux1.",
+    "aux2.",
+    "AuxLogits.",
+)
+"""Where published networks keep the layers that a backbone has no use for, auxiliary classifiers too."""
+PREFIXES = ("", "module.", "backbone.", "backbone.body.", "network.", "backbone.network.")
 """Under which a file may hold a backbone: alone, from DataParallel, from our models, from torchvision's."""
 ZERO_EPS = tuple(f"{name}_resnet50_fpn" for name in ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet"))
 """Networks whose COCO_V1 weights torchvision runs with eps = 0 in batch norm, not 1e-5."""
@@ -46,20 +59,42 @@ def weights_follow() -> Iterator[None]:
         _loads.reset(token)
 
 
-def load_into(backbone: nn.Module, weights: str, *, network: str) -> None:
-    """Put `weights` (see `load_weights`) into a backbone; a classifier in the file is left out."""
-    if _loads.get():
-        fit_weights(backbone, load_weights(weights, network=network), source=weights, ignore=CLASSIFIERS)
+def load_into(
+    backbone: nn.Module,
+    weights: str,
+    *,
+    network: str,
+    ignore: Sequence[str] = CLASSIFIERS,
+    rename: Callable[[str], str] = str,
+) -> None:
+    """Put `weights` (see `load_weights`) into a backbone; a classifier in the file is left out.
+
+    Of a run the task may have read no further than some level, and dropped what leads higher: that starts afresh, with a
+    warning.
+
+    ignore: what the file may have, and the backbone need not. rename: from the file's names to the backbone's.
+    """
+    if not _loads.get():
+        return
+    if (ours := trained(weights)) is None:
+        state = {rename(key): value for key, value in load_weights(weights, network=network).items()}
+    else:
+        state = _out_of_a_model(backbone, ours[0])
+        if fresh := _stages_above(backbone, state):
+            _log.warning("weights=%s hold no %s, which start afresh", weights, ", ".join(fresh))
+            new = tuple(f"{name}." for name in fresh)
+            state |= {key: value for key, value in backbone.state_dict().items() if key.startswith(new)}
+    fit_weights(backbone, state, source=weights, ignore=ignore)
 
 
 def load_weights(spec: str, *, network: str) -> StateDict:
     """The state of a classification network, or of a file.
 
-    `spec` is a file, `imagenet` (torchvision's default weights), or torchvision's name for some weights
-    of `network`, such as IMAGENET1K_V1. Raises WeightsError.
+    `spec` is a file, a run's folder (its best checkpoint), `imagenet` (torchvision's default weights), or torchvision's
+    name for some weights of `network`, such as IMAGENET1K_V1. Raises WeightsError.
     """
-    if _is_file(spec):
-        return _tensors(_read(Path(spec).expanduser()), spec)
+    if _is_file(spec) or Path(spec).expanduser().is_dir():
+        return _tensors(_read(_checkpoint(spec)), spec)
     if network not in models.list_models():
         raise WeightsError(f"weights={spec}: no such file, and none are published for {network}; give a file")
     # Weights without categories (VGG16's IMAGENET1K_FEATURES) expect other image statistics, and lack layers.
@@ -72,6 +107,35 @@ def load_weights(spec: str, *, network: str) -> StateDict:
     return _tensors(_read(_fetch(entries[name].url)), spec)
 
 
+def load_timm(
+    build: Callable[..., nn.Module], weights: str, *, network: str, own: Sequence[str]
+) -> StateDict | None:
+    """The state of a network of timm's under the names `own`; None inside `weights_follow`.
+
+    build: makes the network, as timm's create_model. weights: `imagenet` (timm's choice for the name), or a file, of ours
+    or of the whole network under timm's names. Raises WeightsError.
+    """
+    if not _loads.get():
+        return None
+    overlay = {}
+    if weights != "imagenet":
+        state = load_weights(weights, network=network)
+        prefix = next((p for p in PREFIXES if p + own[0] in state), "")
+        if all(prefix + key in state for key in own if not key.endswith("num_batches_tracked")):
+            return {key: state[prefix + key] for key in own if prefix + key in state}
+        overlay = {"state_dict": state}
+    try:
+        return build(pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
+    except Exception as error:  # whatever stands between timm, its hub and this machine
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if overlay:
+            raise WeightsError(f"weights={weights}: do not fit {network} of timm ({reason})") from error
+        raise WeightsError(
+            f"weights: could not get timm's for {network} ({reason}); download pytorch_model.bin of "
+            f"https://huggingface.co/timm/{network} elsewhere, and give that file"
+        ) from error
+
+
 def load_detector_weights(spec: str) -> tuple[StateDict, tuple[str, ...] | None]:
     """The state of a whole model, and the names of its classes by its own indices, if they are known.
 
@@ -79,8 +143,7 @@ def load_detector_weights(spec: str) -> tuple[StateDict, tuple[str, ...] | None]
     as `fasterrcnn_resnet50_fpn_v2`, whose first class is the background. Raises WeightsError.
     """
     if _is_file(spec) or Path(spec).expanduser().is_dir():
-        path = Path(spec).expanduser()
-        content = _read(path / "checkpoints" / "best.pt" if path.is_dir() else path)
+        content = _read(_checkpoint(spec))
         classes = content.get("classes") if isinstance(content, dict) else None
         names = classes.get("names") if isinstance(classes, dict) else None
         return _tensors(content, spec), tuple(names) if names else None
@@ -97,6 +160,15 @@ def load_detector_weights(spec: str) -> tuple[StateDict, tuple[str, ...] | None]
         # Our batch norm adds 1e-5 to the variance, so take it off beforehand.
         state = {k: v - 1e-5 if k.endswith("running_var") else v for k, v in state.items()}
     return state, tuple(entry.meta["categories"])
+
+
+def trained(spec: str) -> tuple[StateDict, str] | None:
+    """The state and the configuration of a model of ours in a run's folder or a checkpoint; None for any other weights."""
+    if not (_is_file(spec) or Path(spec).expanduser().is_dir()):
+        return None
+    content = _read(_checkpoint(spec))
+    config = content.get("config") if isinstance(content, dict) else None
+    return (_tensors(content, spec), config) if isinstance(config, str) else None
 
 
 def fit_weights(
@@ -134,6 +206,40 @@ def fit_weights(
     module.load_state_dict(state, strict=False)
 
 
+def _out_of_a_model(backbone: nn.Module, state: StateDict) -> StateDict:
+    """The part of a whole model's state that is its backbone's, under the backbone's own names.
+
+    Of several backbones (a cascade has one for each stage) it is the first. fc6 and fc7 are where a head took them.
+    """
+    own = backbone.state_dict()
+    anchor = next(iter(own))
+    prefix = next((k.removesuffix(anchor) for k in state if f".{k}".endswith(f".{anchor}")), "")
+    part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    # An SSD has the statistics of its pixels in its state, a backbone by itself has its own.
+    part = {k: v for k, v in part.items() if k not in ("mean", "std")}
+    for key in own:
+        if key.startswith(CLASSIFIERS) and key not in part:
+            taken = next((v for k, v in state.items() if k.endswith(f".{key}")), None)
+            part |= {} if taken is None else {key: taken}
+    return part
+
+
+def _stages_above(backbone: nn.Module, state: StateDict) -> list[str]:
+    """The modules of a backbone's last levels of which `state` has nothing."""
+    absent: list[str] = []
+    for names in reversed(list(getattr(backbone, "stages", {}).values())):
+        modules = [name for name in names if list(backbone.get_submodule(name).parameters())]
+        if any(key.startswith(f"{name}.") for name in modules for key in state):
+            break
+        absent = modules + absent
+    return absent
+
+
+def _checkpoint(spec: str) -> Path:
+    path = Path(spec).expanduser()
+    return path / "checkpoints" / "best.pt" if path.is_dir() else path
+
+
 def _is_file(spec: str) -> bool:
     path = Path(spec).expanduser()
     return path.is_file() or (not path.is_dir() and (os.sep in spec or path.suffix in FILE_SUFFIXES))
@@ -160,8 +266,8 @@ def _read(path: Path) -> Any:
 
 
 def _tensors(content: Any, source: str) -> StateDict:
-    """The state inside a file, which may be wrapped as {"model": …} or {"state_dict": …}."""
-    for key in ("model", "state_dict"):
+    """The state inside a file, perhaps below "model" or "state_dict"; of a run its average, if it has one."""
+    for key in ("ema", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}

@@ -45,3 +45,11 @@ def test_the_last_layer_is_exact_under_autocast() -> None:
         assert torch.equal(exact(layer, vector), layer.float()(vector.float()).float()) is False
         found = exact(layer, vector)
     assert torch.equal(found, layer(vector))
+
+
+def test_the_maxima_of_the_parts_stand_in_for_their_means() -> None:
+    backbone = tiny(width=16)
+    maps = {"c5": torch.randn(2, backbone.specs["c5"].channels, 4, 6)}
+    assert_close(ImageVector(backbone, pool="max")(maps), maps["c5"].amax((2, 3)))
+    quarters = ImageVector(backbone, bins=2, pool="max")(maps).view(2, -1, 2, 2)
+    assert_close(quarters[:, :, 1, 0], maps["c5"][:, :, 2:, :3].amax((2, 3)))

@@ -45,6 +45,8 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    smallest = 1
+    """Pixels of the shortest side that it takes; more than one where layers do not pad"""
 
     def __init__(
         self,
@@ -68,12 +70,22 @@ class Backbone(nn.Module):
 
         Frozen stages have no parameter that wants a gradient, so autograd keeps nothing of them.
         """
+        self.check_size(images)
         maps = {}
         for level in self.stages:
             for module in self._modules_of(level):
                 images = module(images)
             maps[level] = images
         return maps
+
+    def check_size(self, images: Tensor) -> None:
+        """Raises ConfigError for images [B, 3, H, W] of which nothing would be left."""
+        height, width = images.shape[-2:]
+        if min(height, width) < self.smallest:
+            raise ConfigError(
+                f"this backbone needs images of {self.smallest} x {self.smallest} pixels or more, and these have "
+                f"{height} x {width}; choose larger ones (pipeline.size), or another backbone"
+            )
 
     def normalize(self, images: Tensor, sizes: Tensor) -> Tensor:
         """uint8 images [B, 3, H, W] and their sizes [B, 2] -> float32, channels last, zero in the padding."""
