@@ -15,6 +15,10 @@ faster_rcnn: torchvision's detector, with the same weights. Both have frozen bat
 network that starts from ImageNet weights. Images and boxes are random and of one size, and torchvision's own resize is off.
 Losses are those of the first step, with every anchor and every proposal sampled, so that nothing is left to chance: in fp32
 they are equal. In the timed steps each samples at random, as in training.
+retinanet: torchvision's retinanet_resnet50_fpn with the same weights, frozen as faster_rcnn. Nothing is drawn at random: in
+fp32 the losses are equal.
+ssd: torchvision's ssd300_vgg16 with the same weights, all of them trained; --size 300. Nothing is drawn at random, and in
+fp32 the losses are equal.
 localization: a ResNet-50 with batch norm that tells class and box, against torchvision's bare classifier: its cross-entropy
 alone, and no box. Theirs gets images that are normalised already.
 unet: U-Net of segmentation_models_pytorch, with the same encoder and the same channels behind each step of the decoder.

@@ -14,15 +14,21 @@ from torchvision.models import detection, resnet50
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from cvtasks.engine.optim import adamw, sgd
 from cvtasks.engine.precision import Precision, choose_precision, place
 from cvtasks.models.detection.faster_rcnn import faster_rcnn
+from cvtasks.models.detection.retinanet import retinanet
+from cvtasks.models.detection.ssd import ssd
+from cvtasks.models.detection.torchvision_retinanet import load_torchvision_retinanet
+from cvtasks.models.detection.torchvision_ssd import load_torchvision_ssd
 from cvtasks.models.detection.torchvision_weights import load_torchvision_detector
 from cvtasks.models.localization.localization import Localization
 from cvtasks.models.segmentation.unet import unet
 from cvtasks.nn.backbones.mobilenet import mobilenet
 from cvtasks.nn.backbones.resnet import resnet
+from cvtasks.nn.backbones.vgg import vgg16
 from cvtasks.nn.region_sampling import RandomSampling
 from cvtasks.ops.pixel_losses import VOID
 from cvtasks.types import Batch, ClassInfo
@@ -69,7 +75,7 @@ class Contender:
 def faster_rcnn_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> dict[str, Contender]:
     """Faster R-CNN with a feature pyramid."""
     device = batch.images.device
-    state = faster_rcnn_weights(args)
+    state = random_weights(torchvision_faster_rcnn, args)
     contenders = {}
     if "ours" in which:
         names = tuple(f"class {i}" for i in range(CLASSES))
@@ -148,16 +154,121 @@ def torchvision_faster_rcnn(args: argparse.Namespace, norm: type[nn.Module]) -> 
     return detection.FasterRCNN(backbone, CLASSES + 1, **settings)
 
 
-def faster_rcnn_weights(args: argparse.Namespace) -> dict[str, Tensor]:
+def random_weights(
+    make: Callable[[argparse.Namespace, type[nn.Module]], Any], args: argparse.Namespace
+) -> dict[str, Tensor]:
     """Random weights, the same each time; norm statistics are those of random images, so that all maps are of sane size."""
     torch.manual_seed(args.seed)
-    model = torchvision_faster_rcnn(args, nn.BatchNorm2d)
+    model = make(args, nn.BatchNorm2d)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
         model.train().backbone(torch.randn(4, 3, 128, 128))
     return model.state_dict()
+
+
+def retinanet_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> dict[str, Contender]:
+    """RetinaNet as torchvision's retinanet_resnet50_fpn."""
+    device = batch.images.device
+    state = random_weights(torchvision_retinanet, args)
+    contenders = {}
+    if "ours" in which:
+        names = tuple(f"class {i}" for i in range(CLASSES))
+        backbone = resnet(depth=50, norm="frozen", freeze_until="c2")
+        ours = retinanet(backbone, classes=ClassInfo(names), extra_from="pyramid")
+        load_torchvision_retinanet(ours, state, classes=names, names=names)
+        place(ours, device, channels_last=True).train()
+        contenders["ours"] = Contender(
+            ours,
+            lambda: ours.losses(batch),
+            sgd(ours, lr=LEARNING_RATE),
+            choose_precision(args.precision, device),
+        )
+    if "peer" in which:
+        theirs = torchvision_retinanet(args, FrozenBatchNorm2d)
+        theirs.load_state_dict(state)
+        theirs.to(device).train()
+        images, targets = torchvision_batch(args, batch, first_label=0)
+
+        def their_losses() -> dict[str, Tensor]:
+            losses = theirs(images, targets)
+            return {
+                "classification": losses["classification"],
+                "box_regression": losses["bbox_regression"],
+            }
+
+        contenders["peer"] = Contender(
+            theirs,
+            their_losses,
+            torch.optim.SGD(
+                [p for p in theirs.parameters() if p.requires_grad],
+                lr=LEARNING_RATE,
+                momentum=0.9,
+                weight_decay=1e-4,
+            ),
+            Precision(args.peer_precision, device),
+        )
+    return contenders
+
+
+def torchvision_retinanet(args: argparse.Namespace, norm: type[nn.Module]) -> Any:
+    """retinanet_resnet50_fpn, as it trains from ImageNet weights, without an output for a background that it never has."""
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50",
+        weights=None,
+        norm_layer=norm,
+        trainable_layers=3,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    return detection.RetinaNet(
+        backbone,
+        CLASSES,
+        min_size=min(args.height, args.width),
+        max_size=max(args.height, args.width),
+        _skip_resize=True,
+    )
+
+
+def ssd_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> dict[str, Contender]:
+    """SSD as torchvision's ssd300_vgg16, all of it trained; its batches are of the images' size, without padding."""
+    device = batch.images.device
+    torch.manual_seed(args.seed)
+    theirs = detection.ssd300_vgg16(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, _skip_resize=True
+    )
+    contenders = {}
+    if "ours" in which:
+        names = tuple(f"class {i}" for i in range(CLASSES))
+        ours = ssd(vgg16(), classes=ClassInfo(names))
+        load_torchvision_ssd(ours, theirs.state_dict(), classes=names, names=("background", *names))
+        place(ours, device, channels_last=True).train()
+        exact = dataclasses.replace(batch, images=batch.images[:, :, : args.height, : args.width])
+        contenders["ours"] = Contender(
+            ours,
+            lambda: ours.losses(exact),
+            sgd(ours, lr=LEARNING_RATE),
+            choose_precision(args.precision, device),
+        )
+    if "peer" in which:
+        theirs.to(device).train()
+        images, targets = torchvision_batch(args, batch)
+
+        def their_losses() -> dict[str, Tensor]:
+            losses = theirs(images, targets)
+            return {
+                "classification": losses["classification"],
+                "box_regression": losses["bbox_regression"],
+            }
+
+        contenders["peer"] = Contender(
+            theirs,
+            their_losses,
+            torch.optim.SGD(theirs.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4),
+            Precision(args.peer_precision, device),
+        )
+    return contenders
 
 
 def unet_pair(args: argparse.Namespace, batch: Batch, which: Sequence[str]) -> dict[str, Contender]:
@@ -244,15 +355,21 @@ class Pair:
 PAIRS = {
     "faster_rcnn": Pair("torchvision", faster_rcnn_pair, ("resnet50", "mobilenet_v3_large"), True, 2),
     "localization": Pair("torchvision", localization_pair, ("resnet50",), False, 16),
+    "retinanet": Pair("torchvision", retinanet_pair, ("resnet50",), True, 2),
+    "ssd": Pair("torchvision", ssd_pair, ("vgg16",), True, 4),
     "unet": Pair("segmentation_models_pytorch", unet_pair, ("resnet18",), False, 8),
 }
 """A further task is one more function and one more line."""
 BOTH = ("ours", "peer")
 
 
-def torchvision_batch(args: argparse.Namespace, batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The same as torchvision's detectors take it: images from 0 to 1, and labels from 1."""
+def torchvision_batch(
+    args: argparse.Namespace, batch: Batch, *, first_label: int = 1
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The same as torchvision's detectors take it: images from 0 to 1, and labels from 1 where 0 is the background."""
     assert batch.boxes is not None
     assert batch.labels is not None
     images = list(batch.images[:, :, : args.height, : args.width].float() / 255)
-    return images, [{"boxes": b, "labels": n + 1} for b, n in zip(batch.boxes, batch.labels, strict=True)]
+    return images, [
+        {"boxes": b, "labels": n + first_label} for b, n in zip(batch.boxes, batch.labels, strict=True)
+    ]

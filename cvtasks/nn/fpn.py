@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,10 +23,44 @@ def convolution(inputs: int, outputs: int, size: int, norm: NormKind | None) -> 
     return nn.Sequential(*layers)
 
 
+class SubsampledLevel(nn.Module):
+    """A level above the pyramid: every second pixel of the coarsest, for a proposer alone."""
+
+    count = 1
+
+    def forward(self, map: Tensor, level: Tensor) -> list[Tensor]:
+        return [F.max_pool2d(level, kernel_size=1, stride=2)]
+
+
+class StridedLevels(nn.Module):
+    """RetinaNet's P6 and P7 (Lin et al., ICCV 2017): 3x3 convolutions of stride 2, a ReLU between two.
+
+    inputs: the channels of what the first reads: the coarsest map of the backbone or, with `from_pyramid`, of the pyramid.
+    """
+
+    def __init__(self, inputs: int, channels: int, *, count: int = 2, from_pyramid: bool = False) -> None:
+        super().__init__()
+        self.count, self.from_pyramid = count, from_pyramid
+        widths = [inputs] + [channels] * count
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
+        )
+        for conv in self.convs:
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, map: Tensor, level: Tensor) -> list[Tensor]:
+        """The coarsest map and the coarsest level -> `count` levels, finest first."""
+        levels: list[Tensor] = []
+        for conv in self.convs:
+            levels.append(conv(F.relu(levels[-1]) if levels else level if self.from_pyramid else map))
+        return levels
+
+
 class FeaturePyramid(nn.Module):
     """Lateral 1x1 convolutions, a top-down path by nearest up-sampling, and a 3x3 convolution for each level.
 
-    Level "c3" of the backbone becomes "p3"; `extra` adds one above, of every second pixel of the coarsest.
+    Level "c3" of the backbone becomes "p3"; `extra` (`SubsampledLevel`, `StridedLevels`) adds levels above the coarsest.
     Levels may share a stride ("c5_first" and "c5"): the top-down path then adds them as they are.
     """
 
@@ -36,7 +71,7 @@ class FeaturePyramid(nn.Module):
         *,
         channels: int,
         norm: NormKind | None,
-        extra: bool,
+        extra: SubsampledLevel | StridedLevels | None = None,
     ) -> None:
         super().__init__()
         self.levels, self.extra = tuple(levels), extra
@@ -45,8 +80,9 @@ class FeaturePyramid(nn.Module):
         )
         self.output = nn.ModuleList(convolution(channels, channels, 3, norm) for _ in levels)
         self.specs = {f"p{level[1:]}": FeatureSpec(channels, specs[level].stride) for level in levels}
-        if extra:
-            stride = 2 * specs[levels[-1]].stride
+        stride = specs[levels[-1]].stride
+        for _ in range(extra.count if extra else 0):
+            stride *= 2
             self.specs[f"p{stride.bit_length() - 1}"] = FeatureSpec(channels, stride)
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +95,7 @@ class FeaturePyramid(nn.Module):
             merged.append(x)
         outputs = [layer(x) for layer, x in zip(self.output, reversed(merged), strict=True)]
         if self.extra:
-            outputs.append(F.max_pool2d(outputs[-1], kernel_size=1, stride=2))
+            outputs += self.extra(maps[self.levels[-1]], outputs[-1])
         return dict(zip(self.specs, outputs, strict=True))
 
 

@@ -28,14 +28,23 @@ class Suppression(nn.Module):
         [D, 4], `scores` and `labels` [D], best first. Scores need not be probabilities: an SVM's are margins.
         """
         boxes = boxes.expand(-1, -1, scores.shape[2], -1)
-        wide = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(-1)
-        candidates = (scores > self.score_threshold) & wide & valid[..., None]
+        candidates = self._possible(boxes, scores) & valid[..., None]
         predictions = []
         for image in range(len(scores)):
             region, label = candidates[image].nonzero().unbind(1)
-            image_boxes, image_scores = boxes[image, region, label], scores[image, region, label]
-            kept = batched_nms(image_boxes, image_scores, label, self.nms_threshold)[: self.detections]
-            predictions.append(
-                {"boxes": image_boxes[kept], "scores": image_scores[kept], "labels": label[kept]}
-            )
+            predictions.append(self._best(boxes[image, region, label], scores[image, region, label], label))
         return predictions
+
+    def labelled(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Prediction]:
+        """The same of candidates that have a class each: boxes [B, R, 4], scores and labels [B, R]."""
+        rows = zip(boxes, scores, labels, self._possible(boxes, scores), strict=True)
+        return [self._best(*(part[possible] for part in parts)) for *parts, possible in rows]
+
+    def _possible(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        wide = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(-1)
+        return (scores > self.score_threshold) & wide
+
+    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Prediction:
+        """Of one image's candidates [M, 4], [M] and [M]."""
+        kept = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.detections]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SMALLEST_AREA = 1e-7
+"""Keeps what is divided by the area of empty boxes finite"""
+
 
 def area(boxes: Tensor) -> Tensor:
     """[..., 4] -> [...]; 0 for a box whose corners are the wrong way round."""
@@ -33,6 +36,20 @@ def iou(first: Tensor, second: Tensor, *, shared: Tensor | None = None) -> Tenso
     shared = intersection(first, second) if shared is None else shared
     union = (area(first)[..., :, None] + area(second)[..., None, :]).sub_(shared)
     return shared / union.clamp_(min=1e-9)
+
+
+def generalized_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Of boxes [..., 4] and others, one by one: [...], from -1 to 1 (Rezatofighi et al., CVPR 2019).
+
+    The IoU less the share of the smallest box around both that neither covers, so that boxes apart have a gradient, too.
+    torchvision's `generalized_box_iou_loss` says the same, but picks boxes by a mask, for which a GPU's host waits.
+    """
+    (upper, lower), (other_upper, other_lower) = (boxes.split(2, dim=-1) for boxes in (first, second))
+    both = torch.cat([torch.maximum(upper, other_upper), torch.minimum(lower, other_lower)], dim=-1)
+    around = torch.cat([torch.minimum(upper, other_upper), torch.maximum(lower, other_lower)], dim=-1)
+    shared, whole = area(both), area(around)
+    union = area(first) + area(second) - shared
+    return shared / (union + SMALLEST_AREA) - (whole - union) / (whole + SMALLEST_AREA)
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ def match(
     negative_iou: float,
     background_iou: float = 0.0,
     keep_best: bool,
+    claim_best: bool = False,
 ) -> Match:
     """Match references [B, P, 4] or [P, 4] with boxes [B, N, 4], of which `objects` [B, N] are to be found.
 
@@ -49,6 +50,8 @@ def match(
     keep_best: a reference that no other beats for some object is positive too, however small the overlap, so that each
     object has one; it answers for the object with the largest IoU, as in torchvision and detectron2. (An object that no
     reference touches has none; torchvision makes all of them positive then.)
+    claim_best: the first of each object's best references is positive and answers for it, whatever it overlaps more (SSD);
+        where objects share one, the last of them has it, as in torchvision.
     """
     images = max(1, MOST_PAIRS // (boxes.shape[1] * references.shape[-2]))
     if len(boxes) > images:
@@ -64,6 +67,7 @@ def match(
                 negative_iou=negative_iou,
                 background_iou=background_iou,
                 keep_best=keep_best,
+                claim_best=claim_best,
             )
             parts.append((found.index, found.positive, found.negative))
         return Match(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
@@ -77,6 +81,11 @@ def match(
         # 2 is no IoU: an object that nothing overlaps, or that is none, has no best.
         highest = overlaps.amax(dim=2, keepdim=True)
         positive |= (overlaps == highest.where(highest > 0, 2.0)).any(dim=1)
+    if claim_best:
+        highest, first = overlaps.max(dim=2)
+        number = torch.arange(boxes.shape[1], device=boxes.device).where(highest > 0, -1)
+        claimed = torch.full_like(index, -1).scatter_reduce_(1, first, number, "amax")
+        index, positive = claimed.where(claimed >= 0, index), positive | (claimed >= 0)
     if ignored is not None:
         covered = shared.masked_fill_(~ignored[:, :, None], 0).amax(dim=1)
         negative &= covered < IGNORED_OVERLAP * area(references).clamp(min=1e-9)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from test_faster_rcnn import make_batch, small
+from test_ssd import small as small_ssd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvtasks.engine.optim import sgd
@@ -106,6 +107,17 @@ def test_neither_waits_nor_operations_grow_with_the_batch(
     # A batch of one has fewer: some of its tensors lie in memory so that they need no copy to be flattened.
     assert {name: n - two.all[name] for name, n in four.all.items() if n != two.all[name]} == {}
     assert one.all.total() > 0.9 * two.all.total()
+
+
+def test_a_step_of_ssd_waits_for_nothing_and_its_operations_do_not_grow_with_the_batch() -> None:
+    counted = []
+    for images in (2, 4, 8):
+        step = make_step(small_ssd(norm="batch").train(), make_batch(images))
+        with Launches() as launches:
+            step()
+        counted.append(launches)
+    assert [launches.waits.total() for launches in counted] == [0, 0, 0]
+    assert counted[0].all == counted[1].all == counted[2].all
 
 
 def test_mining_hard_examples_waits_once_more_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
-from cvtasks.ops.boxes import area, clip, intersection, iou, rescale
+from cvtasks.ops.boxes import area, clip, generalized_iou, intersection, iou, rescale
 
 
 def random_boxes(seed: int, *shape: int) -> torch.Tensor:
@@ -26,6 +26,16 @@ def test_iou_is_torchvisions_for_every_image_of_a_batch(seed: int, n: int, p: in
     first, second = random_boxes(seed, 3, n), random_boxes(seed + 1, 3, p)
     expected = torch.stack([box_iou(a, b) for a, b in zip(first, second, strict=True)])
     assert_close(iou(first, second), expected)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000))
+def test_generalized_iou_and_its_gradient_are_torchvisions_box_by_box(seed: int) -> None:
+    first, second = random_boxes(seed, 2, 20).requires_grad_(), random_boxes(seed + 1, 2, 20)
+    second[0, 0], second[0, 1] = 0, first.detach()[0, 1]
+    found, expected = generalized_iou(first, second), 1 - generalized_box_iou_loss(first, second)
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(values.sum(), first)[0] for values in (found, expected)))
 
 
 def test_iou_takes_one_list_of_boxes_for_the_whole_batch() -> None:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from torchvision.ops import sigmoid_focal_loss
 
-from cvtasks.ops.losses import RegressionKind, masked_sum, regression, smooth_l1
+from cvtasks.ops.losses import RegressionKind, focal, masked_sum, regression, smooth_l1
 
 
 def test_a_masked_sum_is_the_sum_of_what_was_selected_and_passes_no_gradient_elsewhere() -> None:
@@ -40,3 +41,32 @@ def test_smooth_l1_is_torchs_own() -> None:
     predicted, target = torch.randn(2, 50, 4, generator=generator)
     expected = torch.nn.SmoothL1Loss(beta=0.4, reduction="sum")(predicted, target)
     assert_close(regression("smooth_l1", predicted, target, beta=0.4).sum(), expected)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 0.5), (0.5, 0.0)])
+def test_the_focal_loss_and_its_gradient_are_torchvisions_where_an_anchor_is_positive_or_negative(
+    alpha: float, gamma: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(2, 40, 5, generator=generator)).requires_grad_()
+    labels = torch.randint(0, 5, (2, 40), generator=generator)
+    kind = torch.randint(0, 3, (2, 40), generator=generator)
+    positive, negative = kind == 0, kind == 1
+    found = focal(logits, labels, positive=positive, negative=negative, alpha=alpha, gamma=gamma)
+    targets = torch.nn.functional.one_hot(labels, 5) * positive[..., None]
+    each = sigmoid_focal_loss(logits, targets.float(), alpha=alpha, gamma=gamma)
+    expected = (each * (positive | negative)[..., None]).sum((1, 2))
+    assert_close(found, expected)
+    assert_close(*(torch.autograd.grad(values.sum(), logits)[0] for values in (found, expected)))
+
+
+def test_the_focal_loss_of_scores_that_are_far_off_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[[-500.0, 500.0], [500.0, -500.0]]], requires_grad=True)
+    flags = torch.tensor([[True, False]])
+    for gamma in (0.5, 2.0):
+        loss = focal(
+            logits, torch.zeros(1, 2).long(), positive=flags, negative=~flags, alpha=0.25, gamma=gamma
+        )
+        assert loss.item() == pytest.approx(0.25 * 500 + 2 * 0.75 * 500)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        assert_close(gradient, torch.tensor([[[-0.25, 0.75], [0.75, 0]]]))

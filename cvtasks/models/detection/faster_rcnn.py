@@ -30,7 +30,7 @@ from cvtasks.models.detection.parts import (
 )
 from cvtasks.nn.alternating import AlternatingDetector
 from cvtasks.nn.backbones.base import Backbone
-from cvtasks.nn.fpn import FeaturePyramid, SingleMap
+from cvtasks.nn.fpn import FeaturePyramid, SingleMap, SubsampledLevel
 from cvtasks.nn.heads import BoxHead
 from cvtasks.nn.norm import NormKind
 from cvtasks.nn.region_detector import RegionDetector
@@ -74,7 +74,7 @@ def faster_rcnn(
             )
         neck = SingleMap(backbone.specs, levels[0])
     else:
-        extra = len(anchor_sizes) == len(levels) + 1
+        extra = SubsampledLevel() if len(anchor_sizes) == len(levels) + 1 else None
         neck = FeaturePyramid(backbone.specs, levels, channels=fpn_channels, norm=fpn_norm, extra=extra)
     backbone.truncate(levels[-1])
     proposer = make_proposer(neck.specs, anchor_sizes, options, beta=options.get("box_beta", DETECTION_BETA))

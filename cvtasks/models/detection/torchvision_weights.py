@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from cvtasks.errors import WeightsError
 from cvtasks.nn import zoo
+from cvtasks.nn.backbones.base import Backbone
 from cvtasks.nn.heads import BoxHead, weight_for_flat
 from cvtasks.nn.region_detector import RegionDetector
 from cvtasks.nn.regions import RegionFeatures
+
+KeyMap: TypeAlias = Sequence[tuple[re.Pattern[str], str]]
 
 COCO_CATEGORIES: Sequence[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 TORCHVISION_EPS = 1e-5
@@ -26,15 +30,19 @@ TORCHVISION_EPS = 1e-5
 SCORES, OFFSETS = "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
 
 # The published files of the first models name a layer without the ".0" that later releases put after it.
+PYRAMID_KEYS = (
+    (r"backbone\.body\.(\d+\..+)", r"backbone.features.\1"),
+    (r"backbone\.body\.(.+)", r"backbone.\1"),
+    (r"backbone\.fpn\.inner_blocks\.(\d+)\.(weight|bias)", r"neck.lateral.\1.0.\2"),
+    (r"backbone\.fpn\.layer_blocks\.(\d+)\.(weight|bias)", r"neck.output.\1.0.\2"),
+    (r"backbone\.fpn\.inner_blocks\.(.+)", r"neck.lateral.\1"),
+    (r"backbone\.fpn\.layer_blocks\.(.+)", r"neck.output.\1"),
+)
+"""Of all detectors with a pyramid: patterns of torchvision's names, and ours"""
 KEY_MAP = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
-        (r"backbone\.body\.(\d+\..+)", r"backbone.features.\1"),
-        (r"backbone\.body\.(.+)", r"backbone.\1"),
-        (r"backbone\.fpn\.inner_blocks\.(\d+)\.(weight|bias)", r"neck.lateral.\1.0.\2"),
-        (r"backbone\.fpn\.layer_blocks\.(\d+)\.(weight|bias)", r"neck.output.\1.0.\2"),
-        (r"backbone\.fpn\.inner_blocks\.(.+)", r"neck.lateral.\1"),
-        (r"backbone\.fpn\.layer_blocks\.(.+)", r"neck.output.\1"),
+        *PYRAMID_KEYS,
         (r"rpn\.head\.conv\.(weight|bias)", r"proposer.convs.0.\1"),
         (r"rpn\.head\.conv\.(\d+)\.0\.(weight|bias)", r"proposer.convs.\1.\2"),
         (r"rpn\.head\.cls_logits\.(.+)", r"proposer.objectness.\1"),
@@ -79,11 +87,7 @@ def load_torchvision_detector(
     assert isinstance(features, RegionFeatures)
     own = model.state_dict()
     mapped = {rename(key): value for key, value in state.items()}
-    for name, module in model.backbone.named_modules():
-        if (key := f"backbone.{name}.running_var") in mapped:
-            # In the weight: subtracted from a small variance, the difference would cost most of its digits.
-            ratio = (mapped[key] + module.eps) / (mapped[key] + TORCHVISION_EPS)  # type: ignore[operator]
-            mapped[f"backbone.{name}.weight"] = mapped[f"backbone.{name}.weight"] * ratio.sqrt()
+    adapt_eps(model.backbone, mapped)
     for key in ("heads.box.trunk.fc6.weight", "heads.box.trunk.fc.weight"):
         if key in mapped and mapped[key].shape[1] % features.bins**2 == 0:
             mapped[key] = weight_for_flat(mapped[key], features.bins)
@@ -112,9 +116,18 @@ def load_torchvision_detector(
     return notes
 
 
-def rename(key: str) -> str:
+def adapt_eps(backbone: Backbone, mapped: dict[str, Tensor]) -> None:
+    """Change the weights of the backbone's batch norms so that they say with our eps what they said with torchvision's."""
+    for name, module in backbone.named_modules():
+        if (key := f"backbone.{name}.running_var") in mapped:
+            # In the weight: subtracted from a small variance, the difference would cost most of its digits.
+            ratio = (mapped[key] + module.eps) / (mapped[key] + TORCHVISION_EPS)  # type: ignore[operator]
+            mapped[f"backbone.{name}.weight"] = mapped[f"backbone.{name}.weight"] * ratio.sqrt()
+
+
+def rename(key: str, key_map: KeyMap = KEY_MAP) -> str:
     """The name in our detector of what torchvision's calls `key`."""
-    for pattern, ours in KEY_MAP:
+    for pattern, ours in key_map:
         if pattern.fullmatch(key):
             return pattern.sub(ours, key)
     return key
