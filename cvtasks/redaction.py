@@ -33,6 +33,11 @@ def remember(taken: Taken) -> None:
     _taken = taken
 
 
+def taken() -> Taken:
+    """What the configuration in use took."""
+    return _taken
+
+
 def as_written(value: Any, key: str = "") -> Any:
     """A copy of the configuration in use for a file: the text `${oc.env:NAME}` wherever a value came from there."""
     if isinstance(value, Mapping):

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from config.toy import write_run, write_user_folder, write_yaml
+from sweeps import stand_ins
 
 import cvtasks
 from cvtasks import __version__
 from cvtasks.cli import VERBS, main
-from cvtasks.config.launch import _new_folder
 from cvtasks.errors import CvtasksError, DataError, NonFiniteLossError
 
 Calls = list[tuple[str, dict[str, Any], dict[str, Any]]]
@@ -24,7 +24,11 @@ Calls = list[tuple[str, dict[str, Any], dict[str, Any]]]
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """A user's folder, and an application that notes what it was called with; `seed` makes it fail."""
+    """A user's folder, and an application that notes what it was called with; `seed` makes it fail.
+
+    The jobs of a sweep run in this process, too.
+    """
+    stand_ins.in_process(monkeypatch)
     write_user_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -153,17 +157,12 @@ def test_a_sweep_gives_every_job_a_folder_and_goes_on_behind_a_failing_one(
     assert {f.parent.parent for f in folders} == {Path("runs/sweeps")}
     assert len({f.parent for f in folders}) == 1
     error = capsys.readouterr().err
-    last = error.splitlines()[-1]
-    assert last.startswith(
-        "cvtasks: 2 of the sweep's jobs failed: job 0 (seed=101): voc: a.xml: broken; job 1 (seed=102)"
+    assert error.count("\n") == 1
+    assert error.startswith(
+        "cvtasks: 2 of the sweep's jobs failed: job 0 (seed=101): exit code 2: voc: a.xml: broken; log: runs/sweeps/"
     )
-    assert error.count("Traceback") == 1
-    assert [f.name for f in (tmp_path / folders[0]).parent.iterdir()] == ["failed.txt"]
-
-
-def test_sweeps_of_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert len({_new_folder(None) for _ in range(8)}) == 8
+    assert "job 1 (seed=102): exit code 1: KeyError: 'a bug'; log: " in error
+    assert "Traceback" in (folders[0].parent / "1_seed-102.log").read_text()
 
 
 def test_a_sweep_may_be_told_its_folder_and_chooses_each_jobs_own_recipe(calls: Calls) -> None:
@@ -194,13 +193,13 @@ def test_eval_predict_and_resume_start_from_the_run(
     for name in ("runs/a", "runs/b (new) = 1, 2"):
         write_run(tmp_path / name, text)
     own = ["-cd", "conf", "plugins=[toy_model]"]
-    assert main(["eval", "-m", "run=runs/a,runs/a", *own]) == 0
+    assert main(["eval", "-m", "run=runs/a", "seed=8,9", *own]) == 0
     assert main(["predict", "run=runs/a", "source='x/*.jpg'", *own]) == 0
     assert main(["resume", "runs/b (new) = 1, 2", *own]) == 0
     names = [(name, config["run"], config["seed"]) for name, config, _ in calls]
     assert names == [
-        ("evaluate", "runs/a", 7),
-        ("evaluate", "runs/a", 7),
+        ("evaluate", "runs/a", 8),
+        ("evaluate", "runs/a", 9),
         ("predict", "runs/a", 7),
         ("resume", "runs/b (new) = 1, 2", 7),
     ]

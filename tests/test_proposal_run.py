@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from sweeps import stand_ins
 from test_app_proposals import MEAN_BOX, TILES
 
 from cvtasks.cli import main
@@ -97,9 +98,10 @@ def test_without_a_folder_it_makes_one() -> None:
     assert (folder / "metrics.json").exists()
 
 
-def test_several_methods_are_a_sweep() -> None:
+def test_several_methods_are_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_ins.in_process(monkeypatch)
     assert main([*WORDS, "-m", "method=tiles,none", "images=1", "run_dir=out"]) == 0
-    folders = sorted(f.name for f in Path("out").iterdir())
+    folders = sorted(f.parent.name for f in Path("out").rglob("metrics.json"))
     assert folders == ["0_proposals-tiles", "1_proposals-none"]
     assert metrics("out/1_proposals-none")["proposals/boxes_per_image"] == 0
 

@@ -75,8 +75,16 @@ def candidates(line: str, verbs: Sequence[str]) -> list[str]:
     elif verb == STUDY and not set(before) & (studies := options(STUDY, folders)).keys():
         found = list(studies)
     else:
-        found = _keys("train" if verb == "config" else verb, word, before, folders)
+        found = _keys("train" if verb in ("config", "tune") else verb, word, before, folders)
+        found = [*found, *_own_keys(verb, word, sweep="-m" in before)]
     return sorted(w for w in set(found) if w.startswith(word))
+
+
+def _own_keys(verb: str, word: str, *, sweep: bool) -> list[str]:
+    """What a sweep or a search takes beside its jobs' keys."""
+    keys = ["sweep.jobs=", "sweep.devices="] if sweep or verb == "tune" else []
+    own = ["trials=", "pruning="] if verb == "tune" else []
+    return [*own, *(keys if word.startswith("sweep.") else ["sweep."] if keys else [])]
 
 
 def _keys(verb: str, word: str, before: Sequence[str], folders: list[Path]) -> list[str]:
@@ -102,6 +110,8 @@ def _keys(verb: str, word: str, before: Sequence[str], folders: list[Path]) -> l
             text = file.read_text(encoding="utf-8")
             prefix = "" if "@package _global_" in text else f"{group}."
             keys += [prefix + key for key in _leaves(_read(file))]
+    if verb == STUDY:  # which need no prefix
+        keys += [key.removeprefix(f"{STUDY}.") for key in keys if key.startswith(f"{STUDY}.")]
     level = word.count(".")
     parts = [key.split(".") for key in keys]
     return [f"{group}=" for group in known] + [

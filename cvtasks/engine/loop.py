@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cvtasks.config.schema import EngineConfig
 from cvtasks.engine import checkpoint as checkpoints
+from cvtasks.engine.direction import lower_is_better
 from cvtasks.engine.distributed import ALONE, Processes
 from cvtasks.engine.interrupt import Interrupt
 from cvtasks.engine.learner import Learner
@@ -139,9 +140,10 @@ class State:
         self.stage, self.stage_began = self.stage + 1, self.step
         self.best, self.best_step, self.stale = None, 0, 0
 
-    def judge(self, score: float) -> bool:
+    def judge(self, score: float, *, lower_is_better: bool = False) -> bool:
         """Note the score of this step; whether it is the best so far."""
-        if self.best is not None and not score > self.best:
+        better = self.best is None or (score < self.best if lower_is_better else score > self.best)
+        if not better:
             self.stale += 1
             return False
         self.best, self.best_step, self.stale = (None if math.isnan(score) else score), self.step, 0
@@ -293,7 +295,8 @@ def fit(
                 if task.monitor not in state.metrics:
                     metrics = ", ".join(state.metrics)
                     run.say(f"task.monitor={task.monitor} is not among the metrics {metrics}")
-                improved = state.judge(state.metrics.get(task.monitor, math.nan))
+                score = state.metrics.get(task.monitor, math.nan)
+                improved = state.judge(score, lower_is_better=lower_is_better(task.monitor))
             signal = processes.largest(interrupt.received or 0)
             if signal or evaluate_due or state.step % clock.checkpoint_every == 0:
                 window.check()

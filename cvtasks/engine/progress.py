@@ -60,19 +60,23 @@ class Progress:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             self._say(self.line())
 
-    def status(self, text: str) -> None:
-        """What stands behind the count: the losses, say."""
+    def status(self, text: str, *, refresh: bool = False) -> None:
+        """What stands behind the count: the losses, say. refresh: show it now, and not with the next unit."""
         self._status = text
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(text, refresh=refresh)
 
     def line(self) -> str:
         """`train 120/1000 steps, 3 min left, loss 0.41`"""
         elapsed = time.monotonic() - self._started
         finished = max(self.done - self.initial, 1)
         left = duration(elapsed / finished * (self.total - self.done))
-        time_left = f"{left} left" if self.done < self.total else f"{duration(elapsed)}"
-        return f"{self.title} {self.done}/{self.total} {self.unit}s, {time_left}, {self._status}".rstrip(", ")
+        parts = [f"{self.title} {self.done}/{self.total} {self.unit}s"]
+        if self.done >= self.total:
+            parts.append(duration(elapsed))
+        elif self.done > self.initial:
+            parts.append(f"{left} left")
+        return ", ".join([*parts, self._status]).rstrip(", ")
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from sweeps import stand_ins
 
 from cvtasks.config.compose import compose
 from cvtasks.config.environment import may_hold
@@ -126,26 +127,31 @@ def test_weights_and_the_runs_own_folder_may_come_from_the_environment(
     assert where_it_shows(home / "new") == []
 
 
-def test_a_sweep_names_its_folders_by_what_was_typed(home: Path, command: Command) -> None:
+def test_a_sweep_names_its_folders_by_what_was_typed(
+    home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins.in_process(monkeypatch)
     words = ["dataset.root=${oc.env:DATA}/coco,${oc.env:DATA}/none", "run_dir=sweep"]
     code, line = command("train", "-m", *OPTIONS, *words)
     assert code == 1
-    assert SECRET in line
-    assert sorted(p.name for p in Path("sweep").iterdir()) == [
-        "0_dataset.root-_oc.env_DATA_coco",
-        "failed.txt",
+    assert "${oc.env:DATA}/none" in line
+    assert [p.name for p in Path("sweep").iterdir() if (p / "checkpoints").is_dir()] == [
+        "0_dataset.root-_oc.env_DATA_coco"
     ]
-    assert "${oc.env:DATA}/none" in Path("sweep/failed.txt").read_text()
+    assert "${oc.env:DATA}/none" in Path("sweep/1_dataset.root-_oc.env_DATA_none.log").read_text()
     assert where_it_shows(home) == []
 
 
 def test_a_sweeps_own_folder_may_come_from_the_environment(
     home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stand_ins.in_process(monkeypatch)
     monkeypatch.setenv("PLACE", str(home / "place"))
     words = ["dataset.root=${oc.env:DATA}/coco", "run_dir=${oc.env:PLACE}/sweep", "seed=1,2"]
     assert command("train", "-m", *OPTIONS, *words, "engine.max_steps=1")[0] == 0
-    assert sorted(p.name for p in Path("place/sweep").iterdir()) == ["0_seed-1", "1_seed-2"]
+    runs = sorted(p.parent for p in Path("place/sweep").rglob("checkpoints"))
+    assert [run.name for run in runs] == ["0_seed-1", "1_seed-2"]
+    assert stored(runs[0])[0]["run_dir"] == "${oc.env:PLACE}/sweep/0_seed-1"
 
 
 def written(*overrides: str) -> dict[str, Any]:

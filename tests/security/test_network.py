@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from sweeps import stand_ins
 
 import cvtasks
 from cvtasks.cli import VERBS, main
@@ -41,6 +42,7 @@ def test_a_whole_life_without_a_socket(
     assert command("eval", "run=run") == (0, "")
     assert command("predict", "run=run", "source=photo.png", "score_threshold=0") == (0, "")
     assert command("resume", "run", "engine.max_steps=3") == (0, "")
+    stand_ins.in_process(monkeypatch)  # what a job does is seen here, too
     assert command("train", "-m", *SMALL, *SHAPES, "run_dir=sweep", "seed=1", "engine.max_steps=1") == (0, "")
     assert any("events.out" in path.name for path in (tmp_path / "run").iterdir())
     assert (tmp_path / "run" / "plots" / "precision_recall.png").is_file()
