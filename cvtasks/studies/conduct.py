@@ -56,7 +56,10 @@ def _dataset(cfg: Config) -> dict[str, Any]:
 
     Raises ConfigError where a data set is given to a study without one, and the other way round.
     """
-    takes = "dataset" in inspect.signature(locate(cfg["study"]["_target_"])).parameters
+    parameters = inspect.signature(locate(cfg["study"]["_target_"])).parameters
+    takes = "dataset" in parameters
+    if cfg["dataset"] is None and takes and parameters["dataset"].default is None:
+        return {}
     if takes and cfg["dataset"] is None:
         raise ConfigError(
             f"study {cfg['study']['name']} needs a data set: type dataset=shapes, or another one"

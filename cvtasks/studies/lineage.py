@@ -28,7 +28,7 @@ from cvtasks.studies.findings import Findings, Row
 from cvtasks.studies.lineage_costs import PARTS, compute_proposals, time_prediction
 from cvtasks.studies.parts import Result, StudyRun
 from cvtasks.studies.pictures import Panel, draw_bars
-from cvtasks.studies.trainings import as_overrides, composed, train_parts
+from cvtasks.studies.trainings import as_overrides, composed, last_typed, train_parts
 from cvtasks.types import Split
 
 System: TypeAlias = Literal[
@@ -157,13 +157,13 @@ class _Plan:
         shared, proposals = self.shared
         typed = [f"task={system}", *shared, "engine.val_losses=false"]
         own = [*self.overrides, *self.own.get(system, ()), *more]
-        config = composed(self.run, _last([*typed, *own]))
+        config = composed(self.run, last_typed([*typed, *own]))
         if _is_given(config):
             typed += proposals
         if (steps := self.steps.get(system) or config["engine"]["max_steps"]) is not None:
             # Judged once, at the end: nothing is chosen by what it is judged by.
             typed += [f"engine.max_steps={steps}", f"engine.eval_every={steps}"]
-        return _last([*typed, *own])
+        return last_typed([*typed, *own])
 
     @cached_property
     def shared(self) -> tuple[list[str], list[str]]:
@@ -172,15 +172,11 @@ class _Plan:
         method, limit = self.proposals
         chosen = [f"proposals={method}", f"proposals.limit={limit}"]
         chosen += [f"backbone={self.backbone}"] if self.backbone else []
-        found = composed(self.run, _last([f"task={self.reference}", *data, *chosen, *self.overrides]))
+        found = composed(self.run, last_typed([f"task={self.reference}", *data, *chosen, *self.overrides]))
         network, proposals = (as_written(found[group], group) for group in ("backbone", "proposals"))
         network.pop("with_classifier", None)  # fc6 and fc7 belong to a system's head
         size = as_overrides("pipeline", found["pipeline"], keys=("size", "max_size", "keep_aspect"))
         return [*data, *as_overrides("backbone", network), *size], as_overrides("proposals", proposals)
-
-
-def _last(typed: Sequence[str]) -> list[str]:
-    return list({override.partition("=")[0]: override for override in typed}.values())
 
 
 def _is_given(config: Config) -> bool:

@@ -11,14 +11,14 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from cvtasks.assembly import Config, Setup, build_task, build_transform, open_reader
-from cvtasks.data.collate import collate
+from cvtasks.assembly import Config, open_reader
 from cvtasks.data.loader import cores
 from cvtasks.data.proposals import ComputedProposals, WithProposals, computed, pixels
 from cvtasks.engine import checkpoint as checkpoints
@@ -26,10 +26,10 @@ from cvtasks.engine.progress import Progress
 from cvtasks.errors import ConfigError
 from cvtasks.models.detection.rfcn import PositionSensitiveHead
 from cvtasks.models.detection.sliding_window import WindowClassifier
-from cvtasks.nn import zoo
 from cvtasks.nn.backbones.patch_cnn import PatchCNN
 from cvtasks.nn.region_detector import RegionDetector
 from cvtasks.nn.warp import WarpedCrops
+from cvtasks.studies.networks import trained
 from cvtasks.studies.parts import Result
 
 PROPOSALS, BACKBONE, REGIONS, HEADS, SUPPRESSION = PARTS = (
@@ -109,7 +109,7 @@ def _places(model: RegionDetector) -> Iterator[tuple[nn.Module, str, str]]:
                 yield head.features.backbone, "forward", BACKBONE
 
 
-def time_prediction(config: Config, trained: Path, *, images: int, repeats: int) -> Result:
+def time_prediction(config: Config, folder: Path, *, images: int, repeats: int) -> Result:
     """A run's best weights on the first images of the validation split, one by one.
 
     Medians over the images of the seconds of each of `PARTS`, of them all as `seconds an image` and without proposals as
@@ -117,29 +117,18 @@ def time_prediction(config: Config, trained: Path, *, images: int, repeats: int)
     computes proposals is timed anew, in this process; proposals out of a file count nothing.
     Raises ConfigError for a model that is no region-based detector.
     """
-    setup, source = Setup.of(config), trained / "checkpoints" / checkpoints.BEST
-    content = checkpoints.load(source)
-    classes = checkpoints.classes_of(content, source)
-    reader = open_reader(config, "val", classes=classes, learned=content.get("proposals"))
-    with zoo.weights_follow():
-        model = build_task(config, classes, reader.classes).model
-    if not isinstance(model, RegionDetector):
+    network = trained(config, folder / "checkpoints" / checkpoints.BEST)
+    if not isinstance(network.model, RegionDetector):
         raise ConfigError(f"task={config['task']['name']} is no region-based detector; leave it out")
-    zoo.fit_weights(model, checkpoints.judged_weights(content), source=str(source))
-    setup.place(model).eval()
-    transform = build_transform(config, reader, train=False)
-
-    found, count = list[dict[str, float]](), min(images, len(reader))
+    found, count = list[dict[str, float]](), min(images, len(network.reader))
     with Progress(count, title=f"time {config['task']['name']}", unit="image") as progress:
         for index in range(count):
-            batch = collate([transform(reader[index])]).to(setup.device)
-
-            def predict(batch: Any = batch) -> None:
-                with torch.no_grad(), setup.precision.autocast():
-                    model.predict(batch)
-
-            method = _method_on(reader, index)
-            found.append(seconds_of_parts(model, predict, setup.device, method=method, repeats=repeats))
+            predict = partial(network.predict, network.batch([index]))
+            method = method_on(network.reader, index)
+            timed = seconds_of_parts(
+                network.model, predict, network.setup.device, method=method, repeats=repeats
+            )
+            found.append(timed)
             progress.advance()
     parts = {part: statistics.median(each[part] for each in found) for part in PARTS}
     return {
@@ -147,7 +136,7 @@ def time_prediction(config: Config, trained: Path, *, images: int, repeats: int)
         "seconds an image": statistics.median(sum(each.values()) for each in found),
         "without proposals": statistics.median(sum(each.values()) - each[PROPOSALS] for each in found),
         "images": count,
-        "precision": setup.precision.name,
+        "precision": network.setup.precision.name,
     }
 
 
@@ -175,7 +164,8 @@ def seconds_of_parts(
     return runs[(len(runs) - 1) // 2]
 
 
-def _method_on(reader: Any, index: int) -> Callable[[], Any] | None:
+def method_on(reader: Any, index: int) -> Callable[[], Any] | None:
+    """Computes the proposals of an image anew; None where no method does, and they count nothing."""
     if not isinstance(reader, ComputedProposals):
         return None
     image = pixels(reader.reader[index]["image"])

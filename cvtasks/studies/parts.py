@@ -75,7 +75,7 @@ class StudyRun:
         file = folder / "part.json"
         wanted = json.loads(json.dumps(settings))
         known = _read(file) if file.is_file() else {"settings": wanted}
-        if (other := _difference(known["settings"], wanted)) is not None:
+        if (other := difference(known["settings"], wanted)) is not None:
             raise ConfigError(
                 f"{folder} was begun with other settings ({other}); choose another run_dir, or type the same again"
             )
@@ -113,10 +113,10 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _difference(before: Any, now: Any, key: str = "") -> str | None:
+def difference(before: Any, now: Any, key: str = "") -> str | None:
     """The first key that differs: `engine.max_steps: 20, and now 30`."""
     if isinstance(before, dict) and isinstance(now, dict):
         dot = f"{key}." if key else ""
         both = ((k, before.get(k, "absent"), now.get(k, "absent")) for k in before | now)
-        return next((d for k, old, new in both if (d := _difference(old, new, dot + k)) is not None), None)
+        return next((d for k, old, new in both if (d := difference(old, new, dot + k)) is not None), None)
     return None if before == now else f"{key}: {before}, and now {now}"

@@ -25,9 +25,10 @@ from cvtasks.config.schema import Range
 from cvtasks.errors import ConfigError
 from cvtasks.nn.upsample import UpsampleKind
 from cvtasks.studies.findings import Findings, Row
+from cvtasks.studies.networks import untrained
 from cvtasks.studies.parts import Result, StudyRun
 from cvtasks.studies.pictures import Panel, draw_bars
-from cvtasks.studies.segmentation_costs import Way, label_both_ways, training_steps, untrained
+from cvtasks.studies.segmentation_costs import Way, label_both_ways, training_steps
 from cvtasks.studies.trainings import composed, train_parts
 from cvtasks.types import ClassInfo
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from cvtasks.assembly import Config, Setup, build_task, build_transform, open_reader
+from cvtasks.assembly import Config, Setup, build_transform, open_reader
 from cvtasks.config.build import build
 from cvtasks.data.collate import collate
 from cvtasks.engine import checkpoint as checkpoints
@@ -26,16 +26,11 @@ from cvtasks.engine.seeding import derive
 from cvtasks.models.segmentation.sliding_window import SlidingWindow
 from cvtasks.nn import zoo
 from cvtasks.studies.costs import kept_for_backward, multiply_adds, seconds_in_turn
+from cvtasks.studies.networks import untrained
 from cvtasks.studies.parts import Result
-from cvtasks.types import Batch, ClassInfo, Task
+from cvtasks.types import Batch, ClassInfo
 
 Way: TypeAlias = Literal["sliding", "dense"]
-
-
-def untrained(config: Config, classes: ClassInfo) -> Task:
-    """As a training begins, but without the weights that it may begin with."""
-    with zoo.weights_follow():
-        return build_task(config, classes, classes)
 
 
 def label_both_ways(

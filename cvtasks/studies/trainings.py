@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from cvtasks import app, judge
 from cvtasks.batch_size import largest
+from cvtasks.config.build import locate
 from cvtasks.config.compose import compose
 from cvtasks.config.origins import flatten
 from cvtasks.engine import checkpoint as checkpoints
@@ -63,8 +65,7 @@ def _train(run: StudyRun, config: dict[str, Any], overrides: list[str], folder: 
 
     _, peak = peak_of(work, choose_device(config["device"]))
     if not (file := folder / "metrics.json").exists():  # it was stopped behind the last step
-        own = [f'run="{_quoted(folder)}"', f'run_dir="{_quoted(folder / "evaluation")}"', plugins]
-        judge.evaluate(compose("eval", own, config_dir=run.config_dir))
+        judge.evaluate(judged(run, folder, [f'run_dir="{_quoted(folder / "evaluation")}"', plugins]))
         file = folder / "evaluation" / "metrics.json"
     metrics = json.loads(file.read_text(encoding="utf-8"))
     last = checkpoints.load(folder / "checkpoints" / checkpoints.LAST)
@@ -78,13 +79,27 @@ def composed(run: StudyRun, overrides: Sequence[str]) -> dict[str, Any]:
     return compose("train", [o.replace(PARTS, folder) for o in overrides], config_dir=run.config_dir)
 
 
+def judged(run: StudyRun, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The configuration in which the run of `folder` is judged: its own, with these overrides."""
+    return compose("eval", [f'run="{_quoted(folder)}"', *overrides], config_dir=run.config_dir)
+
+
+def last_typed(overrides: Sequence[str]) -> list[str]:
+    """Each key once, with what is typed last for it: Hydra takes none twice."""
+    return list({override.partition("=")[0]: override for override in overrides}.values())
+
+
 def as_overrides(group: str, node: Mapping[str, Any], keys: Collection[str] | None = None) -> list[str]:
-    """What is typed for a node of a configuration: the choice of its group, and its keys (None: all of them)."""
-    values = {
-        key: node[key] for key in node if key not in ("name", "_target_") and (keys is None or key in keys)
-    }
+    """What is typed for a node of a configuration: the choice of its group, and its keys (None: all of them).
+
+    Where the name is the constructor's (`backbone=timm backbone.name=resnet50`), the choice is the constructor.
+    """
+    constructor = locate(node["_target_"])
+    named = "name" in inspect.signature(constructor).parameters
+    left_out = ("_target_",) if named else ("name", "_target_")
+    values = {key: node[key] for key in node if key not in left_out and (keys is None or key in keys)}
     typed = [f"{group}.{key}={_typed(value)}" for key, value in flatten(values) if value != {}]
-    return [f"{group}={node['name']}", *typed]
+    return [f"{group}={constructor.__name__ if named else node['name']}", *typed]
 
 
 def _typed(value: Any) -> str:

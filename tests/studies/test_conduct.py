@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sweeps import stand_ins
 
 from cvtasks.cli import main
 from cvtasks.config.build import locate, use_plugins
@@ -124,7 +125,8 @@ def test_the_newest_run_is_never_a_part_of_a_study() -> None:
         newest_run()
 
 
-def test_a_sweep_of_studies_gives_each_a_folder() -> None:
+def test_a_sweep_of_studies_gives_each_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_ins.in_process(monkeypatch)
     assert study("-m", "study.size=1,2", "run_dir=S") == 0
     assert sorted(f.parent.name for f in Path("S").rglob("mine.json")) == ["0_study.size-1", "1_study.size-2"]
 
@@ -132,8 +134,8 @@ def test_a_sweep_of_studies_gives_each_a_folder() -> None:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("study", "type which study: cvtasks study NAME, one of lineage, segmentation, upsampling"),
-        ("study -cd conf", "one of lineage, mine, segmentation, upsampling"),
+        ("study", "type which study: cvtasks study NAME, one of lineage, segmentation, tradeoff, upsampling"),
+        ("study -cd conf", "one of lineage, mine, segmentation, tradeoff, upsampling"),
         ("study upsamplin", "study=upsamplin: there is no study upsamplin; did you mean upsampling?"),
         ("study a b", "study takes one name, not a, b"),
         ("study upsampling sede=1", "there is no setting sede; did you mean seed?"),
@@ -172,7 +174,7 @@ def test_studies_are_listed_completed_and_shown(capsys: pytest.CaptureFixture[st
         return capsys.readouterr().out.splitlines()
 
     assert told("list", "studies", "-cd", "conf")[1].split(maxsplit=1) == ["mine", "A study of my own"]
-    assert "studies       lineage, segmentation, upsampling" in told("list")
+    assert "studies       lineage, segmentation, tradeoff, upsampling" in told("list")
     assert told("complete", "cvtasks study up") == ["upsampling"]
     assert told("complete", "cvtasks study -cd conf m") == ["mine"]
     assert told("complete", "cvtasks study upsampling study.kernel") == ["study.kernel=", "study.kernels="]

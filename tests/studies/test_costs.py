@@ -1,10 +1,13 @@
-"""Multiply-adds and kept bytes, by hand."""
+"""Multiply-adds, kept bytes and peaks, by hand."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cvtasks.studies.costs import kept_for_backward, multiply_adds, seconds_in_turn
+from cvtasks.studies.costs import kept_for_backward, multiply_adds, peak_bytes, seconds_in_turn
 
 IMAGES = torch.rand(1, 2, 8, 8)
 MAP = 64 * 4  # bytes of an 8 x 8 map in float32
@@ -55,3 +58,38 @@ def test_works_take_turns_and_their_first_time_does_not_count(monkeypatch: pytes
     works = {name: lambda name=name: work(name) for name in "ab"}
     assert seconds_in_turn(works, torch.device("cpu"), repeats=3) == {"a": 3, "b": 20}
     assert order == ["a", "b"] * 4
+
+
+def peak(work: Callable[[], Any]) -> float:
+    with torch.no_grad():
+        return peak_bytes(work, torch.device("cpu")) / (2 * MAP)  # of tensors as large as IMAGES
+
+
+def test_the_peak_is_of_what_is_there_at_one_time() -> None:
+    def chain() -> None:
+        x = IMAGES
+        for _ in range(5):
+            x = x + 1
+
+    def all_kept() -> list[Tensor]:
+        return [IMAGES + 1 for _ in range(5)]
+
+    assert peak(lambda: IMAGES + 1) == 1
+    assert peak(chain) == 2  # the one before and the one that is made
+    assert peak(all_kept) == 5
+    assert peak(lambda: (all_kept(), chain())) == 5 + 2
+
+
+def test_views_and_changes_in_place_take_no_memory() -> None:
+    def work() -> None:
+        x = IMAGES + 1
+        for _ in range(5):
+            x.add_(1).view(-1)[3:].mul_(2)
+
+    assert peak(work) == 1
+    assert peak(lambda: IMAGES.view(-1).unsqueeze(0)) == 0
+
+
+def test_a_networks_peak_is_that_of_its_maps() -> None:
+    layers = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1))
+    assert peak(lambda: layers(IMAGES)) == 2 + 1

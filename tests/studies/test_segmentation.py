@@ -23,8 +23,9 @@ from cvtasks.config.compose import compose
 from cvtasks.engine import checkpoint
 from cvtasks.errors import DataError
 from cvtasks.nn.upsample import UpsampleKind
+from cvtasks.studies.networks import untrained
 from cvtasks.studies.pictures import Panel, draw_bars
-from cvtasks.studies.segmentation_costs import label_both_ways, training_steps, untrained
+from cvtasks.studies.segmentation_costs import label_both_ways, training_steps
 
 TYPED = [
     *("study.steps=5", "study.fcn_steps=7", "study.sizes=[32,64]", "study.batch_size=2"),
