@@ -23,6 +23,7 @@ from cvtasks.assembly import (
     count_class_weights,
     open_readers,
     start_from,
+    with_backbone_of,
 )
 from cvtasks.config import stored
 from cvtasks.config.build import build
@@ -58,7 +59,7 @@ def train(cfg: Config, *, sources: Mapping[str, str] | None = None) -> float | N
             if cfg["backbone"].get("norm") == "auto" and any(k.endswith("running_var") for k in weights[0]):
                 # Written out, as evaluating this run later will not know where its weights came from.
                 cfg["backbone"]["norm"] = "frozen"
-        cfg = count_class_weights(cfg, train_reader)
+        cfg = count_class_weights(with_backbone_of(cfg), train_reader)
         seed_all(cfg["seed"], "model")
         task = build_task(cfg, train_reader.classes, val_reader.classes)
         notes = []

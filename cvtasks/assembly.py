@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import nn
 
+from cvtasks.config import stored
 from cvtasks.config.build import build
 from cvtasks.config.schema import EngineConfig, LoaderConfig
 from cvtasks.data.class_frequencies import median_frequency
@@ -21,6 +22,12 @@ from cvtasks.data.loader import eval_batches, resolve_workers, train_batches
 from cvtasks.engine.determinism import set_deterministic
 from cvtasks.engine.distributed import ALONE, Processes
 from cvtasks.engine.precision import Precision, choose_device, choose_precision, place
+from cvtasks.errors import ConfigError
+from cvtasks.models.detection.torchvision_retinanet import (
+    is_torchvision_retinanet,
+    load_torchvision_retinanet,
+)
+from cvtasks.models.detection.torchvision_ssd import is_torchvision_ssd, load_torchvision_ssd
 from cvtasks.models.detection.torchvision_weights import is_torchvision_detector, load_torchvision_detector
 from cvtasks.nn import zoo
 from cvtasks.nn.norm import synchronized
@@ -160,6 +167,28 @@ def build_task(cfg: Config, classes: ClassInfo, judged: ClassInfo) -> Task:
     return Task(node["name"], model, evaluator, frozenset(node["requires"]), node["monitor"], weights)
 
 
+def with_backbone_of(cfg: Config) -> Config:
+    """The configuration that `backbone.weights=RUN` stands for: `norm: auto` is written out as the run's weights need it.
+
+    Raises ConfigError where the run's backbone is another one: a plain network's weights would fit a residual one.
+    """
+    node = cfg["backbone"]
+    found = None if node.get("weights") is None else zoo.trained(node["weights"])
+    if found is None:
+        return cfg
+    state, text = found
+    theirs = stored.parse(text, Path(node["weights"])).get("backbone") or {}
+    if theirs.get("name") != node["name"]:
+        raise ConfigError(
+            f"backbone.weights={node['weights']}: is of backbone={theirs.get('name')}, and this is "
+            f"backbone={node['name']}; type backbone={theirs.get('name')}, or other weights"
+        )
+    if node.get("norm") != "auto":
+        return cfg
+    batch_norm = any("backbone." in key and key.endswith("running_var") for key in state)
+    return cfg | {"backbone": node | {"norm": "frozen" if batch_norm else "group"}}
+
+
 def count_class_weights(cfg: Config, reader: Reader) -> Config:
     """The same configuration with numbers for `task.class_weights=median_frequency`, so that a run's own has them."""
     if cfg["task"].get("class_weights") != "median_frequency":
@@ -212,6 +241,10 @@ def start_from(
     state, names = weights
     if is_torchvision_detector(state):
         return load_torchvision_detector(model, state, classes=classes.names, names=names, source=source)
+    if is_torchvision_ssd(state):
+        return load_torchvision_ssd(model, state, classes=classes.names, names=names, source=source)
+    if is_torchvision_retinanet(state):
+        return load_torchvision_retinanet(model, state, classes=classes.names, names=names, source=source)
     own, notes = model.state_dict(), list[str]()
     # What an earlier stage of a system that is trained in stages lacks, or had for itself.
     stage = tuple(getattr(model, "stage_layers", ()))

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import math
 
-from cvtasks.assembly import Config, Setup, build_task, build_transform, count_class_weights, open_readers
+from cvtasks.assembly import (
+    Config,
+    Setup,
+    build_task,
+    build_transform,
+    count_class_weights,
+    open_readers,
+    with_backbone_of,
+)
 from cvtasks.config.build import build
 from cvtasks.data.collate import collate
 from cvtasks.data.transforms import crop_resize, image_size
@@ -32,7 +40,7 @@ def largest(cfg: Config) -> int:
             f"loader.batch_size=auto cannot measure the memory of {setup.device} here; type a number"
         )
     train_reader, val_reader = open_readers(cfg, setup)
-    cfg = count_class_weights(cfg, train_reader)
+    cfg = count_class_weights(with_backbone_of(cfg), train_reader)
     task = build_task(cfg, train_reader.classes, val_reader.classes)
     setup.place(task.model)
     begin_stage(task.model, 0, no_predictions(), seed=cfg["seed"])

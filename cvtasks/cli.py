@@ -9,7 +9,6 @@ import argparse
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ Train, judge and compare computer-vision systems.
     cvtasks eval                                      evaluate the newest run
     cvtasks predict source=photos/                    draw what a trained model finds
     cvtasks resume RUN                                go on where a run was stopped
+    cvtasks tune task=faster_rcnn 'optimizer.lr=interval(1e-4,1e-1)'    search for the best settings
     cvtasks proposals method=selective_search         where objects may be, and how many of them that finds
     cvtasks study upsampling                          one of the lectures' arguments, as a table and a picture
     cvtasks list tasks                                what there is; also backbones, datasets, studies, ...
@@ -38,7 +38,8 @@ Exit codes: 0 done, 1 the run failed, 2 what was typed or the data is wrong, 3 t
 """
 
 HYDRA_HELP = """
-    -m                 run every combination of values that are separated by commas
+    -m                 run every combination of values that are separated by commas, each in a process of its own; the
+                       same command again skips what is done; sweep.jobs=2 runs two at once
     -cd DIR            a folder with YAML of your own: DIR/experiment/mine.yaml, DIR/dataset/mine.yaml, ...
     --cfg job          print the configuration and stop (as composed; cvtasks config resolves and checks it)
     --info defaults    print which YAML files it is made of; also searchpath, plugins, all
@@ -78,6 +79,22 @@ Write what a trained model finds in images: an overlay (PNG) of each, and one JS
     cvtasks predict run=runs/mine source=photo.jpg score_threshold=0.3
 """
     + HYDRA_HELP,
+    "tune": """\
+cvtasks tune task=NAME KEY=interval(LOW,HIGH) ... [trials=N] [key=value ...]
+Search for the settings that are best by the task's monitor, with Optuna. Each trial is a cvtasks train of its own; hopeless
+ones are ended early. It ends in a table and the best command; typed again, also with more trials, it goes on.
+
+    cvtasks tune task=faster_rcnn 'optimizer.lr=interval(1e-4,1e-1)' trials=20 engine.max_steps=500
+    cvtasks tune task=faster_rcnn 'optimizer.lr=tag(log,interval(1e-3,1e-2))' 'backbone=choice(tiny,resnet18)' pruning=false
+    cvtasks tune task=faster_rcnn 'loader.batch_size=int(interval(2,16))' sweep.jobs=2 run_dir=runs/search
+
+An interval is searched by its logarithm where its upper end is 100 times its lower one or more, or it is tagged log;
+tag(linear,...) prevents that. int(interval(2,16)) is whole numbers; choice(a,b), a,b and range(1,9,2) are these
+values alone.
+
+    -cd DIR            a folder with YAML of your own, as of cvtasks train
+    -cn NAME           start from NAME.yaml instead of train.yaml
+""",
     "resume": """\
 cvtasks resume RUN [key=value ...]
 Go on with a run that was stopped, from its last checkpoint, with its own configuration.
@@ -100,11 +117,13 @@ find, and how long they take. They are kept: whoever needs them later has them, 
     "study": """\
 cvtasks study NAME [key=value ...]
 Run one of the lectures' arguments. It ends in NAME.json, NAME.csv, NAME.md and NAME.png; typed again with the same run_dir,
-it goes on where it was stopped.
+it goes on where it was stopped. A study's own settings need no study. in front: image_size=96,128 is study.image_size=[96,128].
 
     cvtasks list studies
     cvtasks study upsampling
-    cvtasks study upsampling run_dir=runs/mine study.kernel=[1,4,2]
+    cvtasks study upsampling run_dir=runs/mine kernel=1,4,2
+    cvtasks study tradeoff task=faster_rcnn,ssd backbone=resnet18,mobilenet_v3_large image_size=96,128
+    cvtasks study tradeoff --from RUN RUN image_size=96,128
     cvtasks study upsampling --cfg job
 """
     + HYDRA_HELP,
@@ -210,9 +229,26 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
     if verb == "resume":
         flags.overrides = _with_run(flags.overrides)
     if verb == "study":
-        flags.overrides = _with_study(flags.overrides, flags.config_dir)
+        from cvtasks.config.study_words import spelled_out
+
+        flags.overrides = spelled_out(
+            _with_study(flags.overrides, flags.config_dir),
+            runs=flags.runs,
+            sweep=flags.multirun,
+            config_dir=flags.config_dir,
+        )
     if verb == "proposals":
         flags.overrides = _with_method(flags.overrides, flags.config_dir)
+    if verb == "tune":
+        from cvtasks.sweeps.tune import tune
+
+        tune(flags)
+        return
+    if flags.multirun and not flags.cfg and not flags.info:
+        from cvtasks.sweeps.sweep import sweep
+
+        sweep(verb, flags)
+        return
     from cvtasks.config.launch import launch
 
     def job(config: dict[str, Any], scaled: dict[str, str]) -> float | None:
@@ -244,17 +280,7 @@ def _launch(verb: str, flags: argparse.Namespace) -> None:
 
         return largest(config)
 
-    launch(verb, flags, job, measure, _failed_job)
-
-
-def _failed_job(error: Exception) -> str:
-    """Report a sweep's job at once; the others go on."""
-    explained = explain(error)
-    if explained is None:
-        traceback.print_exception(error)
-    line = str(explained or repr(error))
-    _say(line, 1)
-    return line
+    launch(verb, flags, job, measure)
 
 
 def _with_run(overrides: list[str]) -> list[str]:
@@ -340,9 +366,13 @@ def _flags(verb: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", "-cd")
     if verb == "config":
         parser.add_argument("--why")
+    elif verb == "tune":
+        parser.add_argument("--config-name", "-cn")
     elif verb != "list":
         parser.add_argument("--config-name", "-cn")
         parser.add_argument("--multirun", "-m", action="store_true")
+        if verb == "study":
+            parser.add_argument("--from", nargs="+", default=[], dest="runs")
         parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
         parser.add_argument("--package", "-p")
         parser.add_argument("--resolve", action="store_true")

@@ -29,6 +29,7 @@ from cvtasks.engine.memory import out_of_memory_named
 from cvtasks.engine.progress import Progress
 from cvtasks.engine.run import write_json
 from cvtasks.errors import ConfigError, DataError
+from cvtasks.metrics.class_table import read_table
 from cvtasks.metrics.label_folder import LabelFolder
 from cvtasks.metrics.person_boxes import read_person_boxes
 from cvtasks.metrics.records import Record, describe, summary
@@ -177,7 +178,7 @@ def _predicted(samples: list[Sample], model: Any, setup: Setup) -> Prediction:
 
 
 def _evaluate_written(cfg: Config) -> float | None:
-    """Judge a results file, or a folder of label maps."""
+    """Judge a results file, a table of classes, or a folder of label maps."""
     path = Path(cfg["predictions"])
     if not path.exists():
         raise ConfigError(f"predictions={path}: there is no such file or folder")
@@ -185,6 +186,8 @@ def _evaluate_written(cfg: Config) -> float | None:
     what, field, read = "a results file", "boxes", _read_objects
     if "keypoints" in judged:
         what, field, read = "a results file", "keypoints", _read_poses
+    if judged == {"label"}:
+        what, field, read = "a table of classes", "label", _read_classes
     if path.is_dir():
         what, field, read = "a folder of label maps", "segmentation", _read_label_maps
     if field not in judged:
@@ -216,6 +219,13 @@ def _read_label_maps(path: Path, reader: Reader, evaluator: Evaluator) -> list[s
 def _read_objects(path: Path, reader: Reader, evaluator: Evaluator) -> list[str]:
     truth = [reader.truth(index) for index in range(len(reader))]
     results = read_results(path, reader.classes, [t["image_id"] for t in truth])
+    evaluator.update([results.predictions[t["image_id"]] for t in truth], truth)
+    return results.notes
+
+
+def _read_classes(path: Path, reader: Reader, evaluator: Evaluator) -> list[str]:
+    truth = [reader.truth(index) for index in range(len(reader))]
+    results = read_table(path, reader.classes, [t["image_id"] for t in truth])
     evaluator.update([results.predictions[t["image_id"]] for t in truth], truth)
     return results.notes
 

@@ -46,7 +46,8 @@ ALLOWED = {
         "types",
         "viz",
     },
-    "cli": {"app", "judge", "proposal_run", "batch_size", "studies", "config", "engine"},
+    "sweeps": {"config", "engine", "redaction", "studies.findings", "studies.pictures"},
+    "cli": {"app", "judge", "proposal_run", "batch_size", "studies", "sweeps", "config", "engine"},
 }
 HYDRA = {"config", "cli", "app"}
 

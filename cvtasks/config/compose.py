@@ -268,9 +268,18 @@ class Loader(ConfigLoader):
             return
         asked = {o.key_or_group: o.value() for o in self.parse(overrides) if not o.is_sweep_override()}
         if asked.get("predictions") and not asked.get("run") and not asked.get("checkpoint"):
-            # Another tool's results need no model: the defaults of training, without a task. Label maps come as a folder.
-            maps = ["evaluator=segmentation"] if Path(str(asked["predictions"])).is_dir() else []
-            config = unresolved(self.inner.load_configuration("train", ["~task", *maps], RunMode.RUN))
+            # Another tool's results need no model: the defaults of training, without a task. Label maps come as a folder,
+            # classes as a table.
+            path = Path(str(asked["predictions"]))
+            kind = (
+                "segmentation"
+                if path.is_dir()
+                else "classification"
+                if path.suffix.lower() == ".csv"
+                else None
+            )
+            evaluator = [f"evaluator={kind}"] if kind else []
+            config = unresolved(self.inner.load_configuration("train", ["~task", *evaluator], RunMode.RUN))
         else:
             config = stored.load(self.verb, run=asked.get("run"), checkpoint=asked.get("checkpoint"))
         for group in GROUPS:

@@ -7,7 +7,7 @@ no constructor, so these dataclasses are their signature. Both are checked by `c
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal, TypeAlias
 
 
@@ -216,6 +216,33 @@ class ProposalsConfig:
     run_dir: str | None = None
     """The folder to write into; null: runs/proposals/<method>/<date>_<time>."""
     plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepNode:
+    """How the jobs of a sweep are run (`-m`, and `cvtasks tune`); no part of what a job is."""
+
+    jobs: Annotated[int, Positive] | None = None
+    """So many side by side, which share the processor's cores; null: one, or one for each of `devices`."""
+    devices: list[int | str] | None = None
+    """Numbers of GPUs, as CUDA_VISIBLE_DEVICES has them: each job sees one, in turn; null: every job sees all."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What `-m` takes beside what its jobs take."""
+
+    sweep: SweepNode = field(default_factory=SweepNode)
+
+
+@dataclass(frozen=True)
+class TuneConfig(SweepConfig):
+    """What `cvtasks tune` takes beside what a training takes."""
+
+    trials: Annotated[int, Positive] = 20
+    """In all, those of the same search before included."""
+    pruning: bool = True
+    """End a trial that an evaluation finds worse than the median of the others at that step, once five have ended."""
 
 
 AnyConfig: TypeAlias = type[TrainConfig] | type[StudyConfig] | type[ProposalsConfig]

@@ -95,7 +95,12 @@ class CocoReader:
         self._labels: Annotations | SingleObjects | People = self._annotations
         if of_one_object(fields):
             self._labels = choose_objects(
-                self._annotations, select, findings, annotations.name, self._record(annotations.name)
+                self._annotations,
+                select,
+                findings,
+                annotations.name,
+                self._record(annotations.name),
+                fields=fields,
             )
         elif of_one_person(fields):
             self._labels = choose_people(

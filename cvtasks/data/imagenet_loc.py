@@ -95,7 +95,7 @@ class ImageNetLocReader(LabelledImages):
         self._labels = found
         if of_one_object(fields):
             self._labels = choose_objects(
-                found, select, findings, labels, lambda i: record(str(found.image_id(i)))
+                found, select, findings, labels, lambda i: record(str(found.image_id(i))), fields=fields
             )
         self.notes = findings.notes()
 

@@ -82,7 +82,9 @@ class PetsReader(LabelledImages):
         self._folder = Folder(images).path
         self._labels = found
         if of_one_object(fields):
-            self._labels = choose_objects(found, select, findings, xmls, lambda i: f"{found.image_id(i)}.xml")
+            self._labels = choose_objects(
+                found, select, findings, xmls, lambda i: f"{found.image_id(i)}.xml", fields=fields
+            )
         self.notes = findings.notes()
 
 

@@ -26,16 +26,17 @@ class SingleObjects:
     """Labels with exactly one object in each image."""
 
     annotations: Annotations
+    boxed: bool = True
+    """Whether samples have its box; a task that wants the label alone may cut the image anyhow."""
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def sample(self, index: int, folder: Path) -> Sample:
-        """The decoded image with `label` and `boxes` [1, 4]. Raises DataError as `read_image` does."""
+        """The decoded image with `label` and perhaps `boxes` [1, 4]. Raises DataError as `read_image` does."""
         sample = self.annotations.sample(index, folder)
-        return {k: sample[k] for k in ("image", "image_id", "orig_size", "boxes")} | {
-            "label": sample["labels"][0]
-        }
+        kept = ("image", "image_id", "orig_size", *["boxes"] * self.boxed)
+        return {k: sample[k] for k in kept} | {"label": sample["labels"][0]}
 
     def truth(self, index: int, folder: Path | None) -> Truth:
         truth = self.annotations.truth(index, folder)
@@ -49,11 +50,13 @@ def choose_objects(
     findings: Findings,
     source: object,
     record: Callable[[int], str],
+    *,
+    fields: frozenset[str],
 ) -> SingleObjects:
     """One object of each image; those that are `ignore` do not count. An image with none is an error, and with
     select=one also one with several.
 
-    source: names the data. record: names image i. Raises DataError.
+    source: names the data. record: names image i. fields: those that the task wants. Raises DataError.
     """
     images, objects = [], []
     for i in range(len(annotations)):
@@ -70,4 +73,5 @@ def choose_objects(
     if not images:
         hint = "; if images have several, set dataset.select=largest" if select == "one" else ""
         raise findings.fatal(f"{source}: there is no image with one object{hint}")
-    return SingleObjects(annotations.one_each(np.array(images), np.array(objects)))
+    chosen = annotations.one_each(np.array(images), np.array(objects))
+    return SingleObjects(chosen, boxed="boxes" in fields)

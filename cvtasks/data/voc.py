@@ -115,7 +115,12 @@ class VocReader:
         self._annotations: Annotations | SingleObjects = found
         if of_one_object(fields):
             self._annotations = choose_objects(
-                found, select, findings, place.annotations.path, lambda i: f"{found.image_id(i)}.xml"
+                found,
+                select,
+                findings,
+                place.annotations.path,
+                lambda i: f"{found.image_id(i)}.xml",
+                fields=fields,
             )
         self.notes = findings.notes()
 

@@ -37,21 +37,16 @@ def summary(records: Sequence[Record], *, score: float) -> str:
 
 
 def _objects(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
-    """Boxes as in COCO's results; nothing of those that are a person's, with joints."""
-    if "labels" not in prediction:
-        return {}
-    columns = (prediction[name].tolist() for name in ("boxes", "labels", "scores"))
-    return {
-        "objects": [
-            {
-                "class": classes.names[label],
-                "category_id": classes.category_ids[label],
-                "score": score,
-                "bbox": _bbox(box),
-            }
-            for box, label, score in zip(*columns, strict=True)
-        ]
-    }
+    """Classes and, where there are any, boxes, as in COCO's results."""
+    labels, scores = (prediction[name].tolist() for name in ("labels", "scores"))
+    objects: list[Record] = [
+        {"class": classes.names[label], "category_id": classes.category_ids[label], "score": score}
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    if "boxes" in prediction:
+        for record, box in zip(objects, prediction["boxes"].tolist(), strict=True):
+            record["bbox"] = _bbox(box)
+    return {"objects": objects}
 
 
 def _people(prediction: Prediction, classes: ClassInfo, folder: Path, name: str) -> Record:
@@ -85,7 +80,7 @@ def _label_map(prediction: Prediction, classes: ClassInfo, folder: Path, name: s
 
 
 FIELDS: dict[str, Callable[[Prediction, ClassInfo, Path, str], Record]] = {
-    "boxes": _objects,
+    "labels": _objects,
     "keypoints": _people,
     "segmentation": _label_map,
 }

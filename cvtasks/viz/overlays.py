@@ -101,6 +101,18 @@ def _classes_of(labels: Mapping[str, Any]) -> np.ndarray | None:
     return as_array(labels["label"]).reshape(1) if "label" in labels else None
 
 
+def _class(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> None:
+    """Of an image whose class has no box: the name and the score of the first guess below it, where they hide nothing."""
+    classes_of = _classes_of(labels)
+    if "boxes" in labels or classes_of is None or not len(classes_of):
+        return
+    label = int(classes_of[0])
+    if label >= len(classes):  # an empty scene's
+        return
+    score = f" {as_array(labels['scores'])[0]:.2f}" if "scores" in labels else ""
+    canvas.legend(f"{classes.names[label]}{score}", class_colors(classes)[label])
+
+
 def _skeletons(canvas: Canvas, labels: Mapping[str, Any], classes: ClassInfo) -> None:
     """Limbs and joints in the colours of their sides, the person's own; hidden joints are rings. Joints that are not
     labelled, or not finite, are left out with their limbs."""
@@ -139,6 +151,8 @@ def _common_side(one: str, other: str) -> str:
 LAYERS: dict[str, Callable[[Canvas, Mapping[str, Any], ClassInfo], None]] = {
     "segmentation": _label_map,
     "boxes": _boxes,
+    "label": _class,
+    "labels": _class,
     "keypoints": _skeletons,
 }
 """What can be seen of a field, from the ground up"""

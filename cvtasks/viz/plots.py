@@ -46,8 +46,8 @@ def losses(records: Sequence[Record], path: Path) -> None:
         _curve(total, records, "val/loss", label="validation", color=_BLACK, linestyle="--")
         names = [*dict.fromkeys(key.split("loss/", 1)[1] for r in records for key in r if "loss/" in key)]
         for i, name in enumerate(names[:_MOST_CURVES]):
-            _curve(terms, records, f"loss/{name}", smooth=True, label=name, color=_line_color(i))
-            _curve(terms, records, f"val/loss/{name}", color=_line_color(i), linestyle="--")
+            _curve(terms, records, f"loss/{name}", smooth=True, label=name, color=line_color(i))
+            _curve(terms, records, f"val/loss/{name}", color=line_color(i), linestyle="--")
         _stage_borders((total, terms), records)
         total.set(title="Loss", xlabel="step", ylabel="weighted sum")
         terms.set(title="Terms (validation dashed)", xlabel="step", ylabel="loss")
@@ -62,7 +62,7 @@ def metrics(records: Sequence[Record], path: Path, *, names: Sequence[str] | Non
         names = [key for key in keys if key.split("/")[1] in _HEADLINES]
     with _figure(path) as (axes,):
         for i, name in enumerate(names[:_MOST_CURVES]):
-            _curve(axes, records, name, label=name, color=_line_color(i), marker="o", markersize=3)
+            _curve(axes, records, name, label=name, color=line_color(i), marker="o", markersize=3)
         _stage_borders((axes,), records)
         axes.set(title="Metrics on the validation split", xlabel="step", ylabel="value", ylim=(0, 1))
 
@@ -70,8 +70,8 @@ def metrics(records: Sequence[Record], path: Path, *, names: Sequence[str] | Non
 def pace(records: Sequence[Record], path: Path) -> None:
     """Learning rate and throughput over steps."""
     with _figure(path, columns=2, width=9) as (rate, throughput):
-        _curve(rate, records, "lr", color=_line_color(0))
-        _curve(throughput, records, "images_per_s", smooth=True, color=_line_color(2))
+        _curve(rate, records, "lr", color=line_color(0))
+        _curve(throughput, records, "images_per_s", smooth=True, color=line_color(2))
         _stage_borders((rate, throughput), records)
         rate.set(title="Learning rate", xlabel="step", ylabel="lr", ylim=(0, None))
         throughput.set(title="Throughput", xlabel="step", ylabel="images / s", ylim=(0, None))
@@ -196,7 +196,7 @@ def recall_at_iou(data: Mapping[str, Any], path: Path) -> None:
     with _figure(path) as (axes,):
         for i, (count, recall) in enumerate(data["recall"].items()):
             label = f"best {count}"
-            axes.plot(data["iou"], recall, label=label, color=_line_color(i), marker="o", markersize=3)
+            axes.plot(data["iou"], recall, label=label, color=line_color(i), marker="o", markersize=3)
         axes.set(title="Objects that proposals find", xlabel="IoU", ylabel="recall")
         axes.set(xlim=(data["iou"][0], data["iou"][-1]), ylim=(0, 1.02))
 
@@ -205,7 +205,7 @@ def recall_of_proposals(data: Mapping[str, Any], path: Path) -> None:
     """`proposals` [C], their numbers, and `recall` at IoU 0.5 {size of the objects: [C]}."""
     with _figure(path) as (axes,):
         for i, (size, recall) in enumerate(data["recall"].items()):
-            style = {"color": _BLACK, "linewidth": 2.4} if size == "all" else {"color": _line_color(i)}
+            style = {"color": _BLACK, "linewidth": 2.4} if size == "all" else {"color": line_color(i)}
             axes.plot(data["proposals"], recall, label=size, **style)
         axes.set_xscale("log")
         axes.set(
@@ -244,7 +244,7 @@ def _detection_rates(data: Mapping[str, Any], path: Path, *, title: str, xlabel:
     with _figure(path, width=7.2) as (axes,):
         axes.axvline(marked, color="#999999", linewidth=1)
         for i, (name, rates) in enumerate(parts.items()):
-            axes.plot(fractions, rates, label=name, color=_line_color(i % 7), linestyle=styles[i // 7 % 4])
+            axes.plot(fractions, rates, label=name, color=line_color(i % 7), linestyle=styles[i // 7 % 4])
         axes.plot(fractions, data["mean"], label="mean", color=_BLACK, linewidth=2.4)
         axes.set(title=title, xlabel=xlabel, ylabel="share of joints found")
         axes.set(xlim=(0, fractions[-1]), ylim=(0, 1.02))
@@ -259,7 +259,7 @@ def _per_class(data: Mapping[str, float], path: Path, *, title: str, xlabel: str
         names, values = [name for name, _ in ordered], [value for _, value in ordered]
         rows = range(len(ordered))
         many = len(ordered) > _MOST_CURVES
-        colors = [_line_color(0) if many else _on_white(index[name]) for name in names]
+        colors = [line_color(0) if many else _on_white(index[name]) for name in names]
         axes.barh(rows, values, color=colors, height=0.75)
         for row, value in zip(rows, values, strict=True):
             axes.text(value + 0.008, row, f"{value:.3f}", va="center", fontsize=7.5, color=_BLACK)
@@ -320,7 +320,7 @@ def _stage_borders(figure: Sequence[Any], records: Sequence[Record]) -> None:
                 )  # fmt: skip
 
 
-def _line_color(index: int) -> str:
+def line_color(index: int) -> str:
     """For curves without a class: those that stand out most on white come first."""
     return _on_white((4, 5, 2, 6, 0, 1, 3)[index] if index < 7 else index)
 

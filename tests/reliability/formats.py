@@ -16,6 +16,14 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.io
+from data.classification_files import (
+    cifar10_bytes,
+    idx,
+    read_cifar10,
+    read_mnist,
+    write_cifar10,
+    write_mnist,
+)
 from data.files import (
     CocoFiles,
     coco_document,
@@ -371,6 +379,70 @@ class ImageNetLoc:
         return "\n".join(rows).encode("utf-8", "replace")
 
 
+class Cifar10:
+    """Records of bytes: every one but the label may have any value."""
+
+    kinds: ClassVar[list[str]] = ["another label", "a byte more", "a byte less"]
+    deep = b"\n" * 4000
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_cifar10(folder / "root")
+
+    @property
+    def file(self) -> Path:
+        return self._root / "data_batch_1.bin"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        content = bytearray(cifar10_bytes(3, 0, 7))
+        for kind in kinds:
+            if kind == "another label":
+                content[3073 * rng.randrange(3)] = rng.choice([1, 9, 10, 255])
+            elif kind == "a byte more":
+                content.insert(rng.randrange(len(content)), rng.choice([0, 200]))
+            else:
+                del content[rng.randrange(len(content))]
+        return bytes(content)
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        yield cifar10_bytes(3, 10), "data_batch_1.bin: record 1", ("label",)
+        yield cifar10_bytes(3, 1) + b"x", "data_batch_1.bin: record 2", ("3073",)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        return [lambda e=e: read_cifar10(self._root, on_error=e) for e in ("raise", "skip")]  # type: ignore[misc]
+
+
+class Mnist:
+    """The file of labels: its header says how many there are."""
+
+    kinds: ClassVar[list[str]] = ["another label", "another length", "more dimensions"]
+    deep = b"\x1f\x8b\x08\0" * 1000
+
+    def __init__(self, folder: Path) -> None:
+        self._root = write_mnist(folder / "root")
+
+    @property
+    def file(self) -> Path:
+        return self._root / "train-labels-idx1-ubyte"
+
+    def spoilt(self, rng: random.Random, kinds: list[str]) -> bytes:
+        content = bytearray(idx(np.array([7, 0, 9], np.uint8)))
+        for kind in kinds:
+            if kind == "another label":
+                content[8 + rng.randrange(3)] = rng.choice([1, 9, 10, 255])
+            elif kind == "another length":
+                content[4:8] = rng.choice([0, 1, 2, 4, 2**31, 2**32 - 1]).to_bytes(4, "big")
+            else:
+                content[3] = rng.choice([0, 2, 3, 255])
+        return bytes(content)
+
+    def wrong_fields(self) -> Iterator[tuple[bytes, str, tuple[str, ...]]]:
+        yield idx(np.array([7, 10, 9], np.uint8)), "record 1", ("label",)
+        yield idx(np.array([7, 1], np.uint8)), "record 2", ("labels",)
+
+    def readings(self) -> list[Callable[[], Reader]]:
+        return [lambda e=e: read_mnist(self._root, on_error=e) for e in ("raise", "skip")]  # type: ignore[misc]
+
+
 def _mat(**variables: Any) -> bytes:
     file = io.BytesIO()
     scipy.io.savemat(file, _cells(variables), do_compression=True)
@@ -399,6 +471,8 @@ FORMATS: dict[str, type[Format]] = {
     "flic": Flic,
     "pets": Pets,
     "imagenet_loc": ImageNetLoc,
+    "cifar10": Cifar10,
+    "mnist": Mnist,
 }
 
 
@@ -442,6 +516,10 @@ def _check(reader: Reader, index: int) -> None:
         assert labels.shape == (height, width)
         assert labels[labels != 255].max(initial=0) < len(reader.classes)
         assert np.array_equal(reader[index]["segmentation"], labels)
+        return
+    if "boxes" not in truth:
+        assert 0 <= truth["label"] < len(reader.classes)
+        assert reader[index]["image"].shape == (3, height, width)
         return
     boxes = truth["boxes"]
     assert np.isfinite(boxes).all()

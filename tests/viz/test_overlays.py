@@ -126,7 +126,18 @@ def test_images_of_any_size_can_be_drawn_on(height: int, width: int) -> None:
 
 
 def test_a_field_that_cannot_be_seen_is_passed_over() -> None:
-    assert np.array(draw(BLACK, {"label": 3, "image_id": "a"}, CLASSES)).max() == 0
+    assert np.array(draw(BLACK, {"label": 255, "image_id": "a"}, CLASSES)).max() == 0
+
+
+def test_a_class_without_a_box_stands_below_the_picture_where_it_hides_nothing() -> None:
+    guesses = {"labels": torch.tensor([1, 0]), "scores": torch.tensor([0.9, 0.1])}
+    plain, truth, found = (np.array(draw(BLACK, labels, CLASSES)) for labels in ({}, {"label": 1}, guesses))
+    height = len(plain)
+    for drawn in (truth, found):
+        assert (drawn[:height] == plain).all()
+        assert (drawn[height:] == class_colors(CLASSES)[1]).all(axis=2).any()
+        assert not (drawn[height:] == class_colors(CLASSES)[0]).all(axis=2).any()
+    assert not np.array_equal(truth, found)  # which has a score
 
 
 def test_the_datas_own_colors_are_used_for_boxes_and_pixels() -> None:

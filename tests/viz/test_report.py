@@ -46,7 +46,7 @@ def near(path: Path, color: tuple[int, int, int]) -> int:
         (boxes(label=1), {1}),
         (label_map(2), {0, 2}),
         (boxes(label=1) | label_map(2), {0, 1, 2}),
-        ({"label": torch.tensor(1)}, set()),
+        ({"label": torch.tensor(1)}, {1}),
     ],
 )
 def test_a_batch_shows_the_fields_that_it_has(
