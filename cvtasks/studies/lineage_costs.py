@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,37 @@ def _places(model: RegionDetector) -> Iterator[tuple[nn.Module, str, str]]:
                 yield head.features.backbone, "forward", BACKBONE
 
 
-def time_prediction(config: Config, trained: Path, *, images: int, repeats: int) -> Result:
+def time_proposals(config: Config, *, images: int, repeats: int) -> Result:
+    """`seconds` of each of the first images of the validation split: the median of `repeats`, after one that warms up.
+
+    The method runs in this process alone, whatever the cache holds; proposals out of a file count nothing.
+    """
+    reader = open_reader(config, "val")
+    count = min(images, len(reader))
+    if not isinstance(reader, ComputedProposals):
+        return {"seconds": [0.0] * count}
+    found = list[float]()
+    with Progress(count, title="time proposals", unit="image") as progress:
+        for index in range(count):
+            image = pixels(reader.reader[index]["image"])
+            seconds = list[float]()
+            for _ in range(1 + repeats):
+                began = time.perf_counter()
+                reader.cache.method(image)
+                seconds.append(time.perf_counter() - began)
+            found.append(statistics.median(seconds[1:]))
+            progress.advance()
+    return {"seconds": found}
+
+
+def time_prediction(
+    config: Config, trained: Path, *, images: int, repeats: int, proposals: Sequence[float] | None = None
+) -> Result:
     """A run's best weights on the first images of the validation split, one by one.
 
     Medians over the images of the seconds of each of `PARTS`, of them all as `seconds an image` and without proposals as
-    `without proposals`; of an image counts the run of median length of `repeats`, after one that warms up. A method that
-    computes proposals is timed anew, in this process; proposals out of a file count nothing.
+    `without proposals`; of an image counts the run of median length of `repeats`, after one that warms up.
+    proposals: what `time_proposals` measured of these images, for a system that is given them.
     Raises ConfigError for a model that is no region-based detector.
     """
     setup, source = Setup.of(config), trained / "checkpoints" / checkpoints.BEST
@@ -138,8 +163,9 @@ def time_prediction(config: Config, trained: Path, *, images: int, repeats: int)
                 with torch.no_grad(), setup.precision.autocast():
                     model.predict(batch)
 
-            method = _method_on(reader, index)
-            found.append(seconds_of_parts(model, predict, setup.device, method=method, repeats=repeats))
+            found.append(seconds_of_parts(model, predict, setup.device, repeats=repeats))
+            if proposals is not None:
+                found[-1][PROPOSALS] += proposals[index]
             progress.advance()
     parts = {part: statistics.median(each[part] for each in found) for part in PARTS}
     return {
@@ -157,29 +183,15 @@ def seconds_of_parts(
     device: torch.device,
     *,
     repeats: int,
-    method: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
-    """The seconds of each of `PARTS`, of the repeat of median length.
-
-    method: computes the proposals that the model is given, if it is given any.
-    """
+    """The seconds of each of `PARTS`, of the repeat of median length; proposals that are given have none."""
     watches: list[Stopwatch] = []
     with watched(model, lambda: watches[-1]):
         for _ in range(1 + repeats):
             watches.append(Stopwatch(device))
-            if method is not None:
-                with watches[-1].running(PROPOSALS):
-                    method()
             predict()
     runs = sorted((watch.seconds for watch in watches[1:]), key=lambda seconds: sum(seconds.values()))
     return runs[(len(runs) - 1) // 2]
-
-
-def _method_on(reader: Any, index: int) -> Callable[[], Any] | None:
-    if not isinstance(reader, ComputedProposals):
-        return None
-    image = pixels(reader.reader[index]["image"])
-    return lambda: reader.cache.method(image)
 
 
 def compute_proposals(config: Config) -> Result:
