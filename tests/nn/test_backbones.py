@@ -3,7 +3,6 @@
 import copy
 import importlib
 import inspect
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +41,6 @@ LAYERS = {f"resnet{depth}": RESNET for depth in (18, 34, 50, 101, 152)} | {
 
 SEGMENTATION = ("unet_encoder", "full_resolution", "patch_cnn")
 """No detector's networks: they keep the image's resolution, or nearly."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The maps are too small to share out: on a busy machine two threads take ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(name: str, **changes: Any) -> Backbone:
