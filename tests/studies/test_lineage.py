@@ -230,6 +230,20 @@ def test_another_data_set_has_its_own_recipes(
     assert "${oc.env:PLACE}" in (tmp_path / "R" / "config.yaml").read_text()
 
 
+def test_on_photographs_all_begin_at_random_with_one_small_network(
+    configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "open_reader", lambda *_: None)
+    assert main(["study", "lineage_photos", "dataset.root=photos", f"run_dir={tmp_path / 'R'}"]) == 0
+    assert list(configs) == list(get_args(study.System))
+    for config in configs.values():
+        assert config["dataset"]["name"] == "voc"
+        assert config["backbone"] == configs["rcnn"]["backbone"]
+        assert config["pipeline"] == configs["rcnn"]["pipeline"]
+        assert (config["optimizer"]["lr"], config["engine"]["max_steps"]) == (0.02, 1500)
+    assert (tmp_path / "R" / "config.yaml").is_file()
+
+
 def test_the_published_numbers_are_the_lectures() -> None:
     rows = [study.PUBLISHED[name] for name in study.RATIO]
     assert [row.system for row in rows] == ["R-CNN", "SPP-net", "Fast R-CNN", "Faster R-CNN"]
