@@ -234,13 +234,14 @@ def test_on_photographs_all_begin_at_random_with_one_small_network(
     configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study, "open_reader", lambda *_: None)
-    assert main(["study", "lineage_photos", "dataset.root=photos", f"run_dir={tmp_path / 'R'}"]) == 0
+    typed = ["dataset=coco", "dataset.root=photos", f"run_dir={tmp_path / 'R'}"]
+    assert main(["study", "lineage_photos", *typed]) == 0
     assert list(configs) == list(get_args(study.System))
     for config in configs.values():
-        assert config["dataset"]["name"] == "voc"
-        assert config["backbone"] == configs["rcnn"]["backbone"]
-        assert config["pipeline"] == configs["rcnn"]["pipeline"]
-        assert (config["optimizer"]["lr"], config["engine"]["max_steps"]) == (0.02, 1500)
+        for group in ("backbone", "pipeline", "optimizer"):
+            assert config[group] == configs["rcnn"][group]
+        assert config["dataset"]["name"] == "coco"
+        assert config["engine"]["max_steps"] == 1500
     assert (tmp_path / "R" / "config.yaml").is_file()
 
 
