@@ -4,12 +4,16 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 from undrawn import undraw
 
 # A test fails for what it found, never for how long a busy machine took.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+# Tensors of a few numbers gain nothing from a second thread, and on a busy machine wait for it ten times as long.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from killed import killed_behind_a_checkpoint
 from PIL import Image
 
 from cvtasks.cli import main
@@ -24,14 +25,6 @@ TWELVE = [
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(folder: Path, *more: str) -> int:
@@ -82,18 +75,11 @@ def test_a_second_run_in_the_same_folder_is_refused(run: Path, capsys: pytest.Ca
 
 
 def test_a_run_that_was_cut_off_and_resumed_equals_the_unbroken_one(
-    run: Path, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, undrawn: None, tmp_path: Path
 ) -> None:
     """Cut off after the evaluation of step 3, which is in the middle of an epoch (5 images, batches of 2)."""
     cut = tmp_path / "cut"
-    save_last = checkpoints.save_last
-
-    def save_and_die(folder: Path, content: dict[str, Any]) -> None:
-        save_last(folder, content)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_last", save_and_die)
+    with killed_behind_a_checkpoint():
         assert train(cut, "engine.max_steps=6", "engine.eval_every=3") == 130
     assert main(["resume", str(cut)]) == 0
     assert (cut / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()

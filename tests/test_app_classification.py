@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from data.classification_files import cifar10_bytes, write_mnist
 from data.files import voc_object, voc_xml, write_image
 from PIL import Image
@@ -27,14 +26,6 @@ SHAPES = (
     *SMALL, "dataset=shapes", "dataset.image_size=64", "dataset.train.count=6", "dataset.val.count=12", "pipeline.size=64"
 )  # fmt: skip
 TINY = ("backbone=tiny", "backbone.width=16")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cvtasks.cli import main
@@ -62,14 +61,6 @@ plugins: [pixels]
 """
 COLORS = np.array([[150, 80, 80], [80, 150, 80], [80, 80, 150]], np.uint8)
 SIZES = [(40, 64), (33, 50), (64, 64), (10, 90)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_data(folder: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from cvtasks.cli import main
@@ -21,14 +20,6 @@ SMALL = (
     "dataset.val.count=4", "loader.batch_size=2", "loader.workers=0", "device=cpu", "engine.max_steps=6",
     "engine.eval_every=6", "scheduler.warmup_steps=0",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

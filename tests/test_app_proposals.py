@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from killed import killed_behind_a_checkpoint
 from PIL import Image
-from test_app import one_thread
 
 from cvtasks import batch_size
 from cvtasks.cli import main
 from cvtasks.engine import checkpoint as checkpoints
-
-__all__ = ["one_thread"]
 
 MODULE = '''
 import torch
@@ -135,16 +133,9 @@ def test_a_limited_run_computes_only_what_it_uses() -> None:
     assert lines() == 5
 
 
-def test_a_run_that_was_killed_in_between_resumes_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_in_between_resumes_to_the_same_end() -> None:
     assert train("run_dir=whole") == 0
-    save_last = checkpoints.save_last
-
-    def save_and_die(folder: Path, content: dict[str, Any]) -> None:
-        save_last(folder, content)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_last", save_and_die)
+    with killed_behind_a_checkpoint():
         assert train() == 130
     assert main(["resume", "run", *PLUGIN]) == 0
     assert Path("run/metrics.jsonl").read_text() == Path("whole/metrics.jsonl").read_text()

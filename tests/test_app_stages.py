@@ -14,14 +14,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_app import one_thread
 from undrawn import undraw
 
 from cvtasks import assembly
 from cvtasks.cli import main
 from cvtasks.engine import checkpoint as checkpoints
-
-__all__ = ["one_thread"]
 
 MODULE = '''
 import torch

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "backbone_table.py"
 
@@ -26,14 +25,6 @@ SAMPLE = [
     *product(["faster_rcnn", "retinanet", "ssd"], ["lenet", "cifar_resnet20", "mobilenet_v3_small"]),
     *product(["localization", "unet"], ["googlenet", "mobilenet_v2", "alexnet", "torchvision"]),
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def try_pair(task: str, backbone: str) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_app import SHAPES, SMALL, numbers, one_thread, train
+from test_app import SHAPES, SMALL, numbers, train
 
 from cvtasks.cli import main
 from cvtasks.engine import checkpoint
-
-__all__ = ["one_thread"]
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -168,14 +168,6 @@ def family(name: str) -> Family:
     return next(found for labels, found in FAMILIES.items() if set(labels) <= set(requires))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def config(name: str, *more: str) -> dict[str, Any]:
     own, node = OWN.get(name, ["backbone=tiny"]), compose("train", [f"task={name}"])["task"]

@@ -77,9 +77,15 @@ def _scale_steps(steps: int, reference: int, batch_size: int | str, *, _root_: D
     return math.ceil(steps * reference / _images(_root_, batch_size, reference))
 
 
+def _choose(value: Any, options: Mapping[Any, Any]) -> Any:
+    """`${choose:${task.training},{joint:3000,alternating:8000}}`: what stands beside the value."""
+    return options[value]
+
+
 _register_resolver: Any = OmegaConf.register_new_resolver if OLD_HYDRA else OmegaConf.register_resolver
 _register_resolver("scale", _scale, replace=True)
 _register_resolver("scale_steps", _scale_steps, replace=True)
+_register_resolver("choose", _choose, replace=True)
 _register_resolver("oc.env", environment.variable, replace=True)
 
 

@@ -15,7 +15,7 @@ by one, on a stopwatch (`lineage_costs`).
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Any, Literal, TypeAlias, get_args
@@ -25,7 +25,7 @@ from cvtasks.config.schema import Range
 from cvtasks.errors import ConfigError
 from cvtasks.redaction import as_written
 from cvtasks.studies.findings import Findings, Row
-from cvtasks.studies.lineage_costs import PARTS, compute_proposals, time_prediction
+from cvtasks.studies.lineage_costs import PARTS, compute_proposals, time_prediction, time_proposals
 from cvtasks.studies.parts import Result, StudyRun
 from cvtasks.studies.pictures import Panel, draw_bars
 from cvtasks.studies.trainings import as_overrides, composed, last_typed, train_parts
@@ -123,21 +123,12 @@ def lineage(
     given = next((config for config in configs.values() if _is_given(config)), None)
     proposed = None if given is None else _proposals(run, given)
     results = train_parts(run, trainings)
-    times: dict[str, Result] = {}
-    for system in ordered:
-        if system in results:
-            timed = run.part(
-                f"{system}_time",
-                lambda _, system=system: time_prediction(  # type: ignore[misc]
-                    composed(run, [f"device={run.device}", *trainings[system]]),
-                    run.parts / system,
-                    images=images,
-                    repeats=repeats,
-                ),
-                settings={"images": images, "repeats": repeats},
-            )
-            if timed is not None:
-                times[system] = timed
+    trained = {
+        system: composed(run, [f"device={run.device}", *trainings[system]])
+        for system in ordered
+        if system in results
+    }
+    times = _times(run, trained, images=images, repeats=repeats)
     return _findings(dataset["name"], configs, results, times, proposed)
 
 
@@ -188,6 +179,31 @@ def _proposals(run: StudyRun, config: Config) -> Result | None:
     keys = ("dataset", "proposals")
     settings = as_written({key: config[key] for key in keys})
     return run.part("proposals", lambda _: compute_proposals(config), settings=settings)
+
+
+def _times(run: StudyRun, configs: Mapping[System, Config], **counts: int) -> dict[str, Result]:
+    """How long each trained system takes. Those with the same proposals have the same seconds of them, measured once."""
+
+    def part(name: str, measure: Callable[[], Result], **settings: Any) -> Result | None:
+        return run.part(name, lambda _: measure(), settings=settings | counts)
+
+    methods: list[tuple[Any, Result | None]] = []
+    found: dict[str, Result] = {}
+    for system, config in configs.items():
+        seconds = None
+        if _is_given(config):
+            method = as_written(config["proposals"], "proposals")
+            if method not in (known for known, _ in methods):
+                timing = partial(time_proposals, config, **counts)
+                methods.append((method, part(f"{system}_proposals_time", timing, proposals=method)))
+            proposed = next(result for known, result in methods if known == method)
+            if proposed is None:
+                continue
+            seconds = proposed["seconds"]
+        timing = partial(time_prediction, config, run.parts / system, proposals=seconds, **counts)
+        if (timed := part(f"{system}_time", timing)) is not None:
+            found[system] = timed
+    return found
 
 
 def _findings(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cvtasks.models.detection.sliding_window import WindowClassifier
 from cvtasks.nn.backbones.patch_cnn import PatchCNN
 from cvtasks.nn.region_detector import RegionDetector
 from cvtasks.nn.warp import WarpedCrops
+from cvtasks.studies.costs import seconds_of
 from cvtasks.studies.networks import trained
 from cvtasks.studies.parts import Result
 
@@ -39,6 +40,8 @@ PROPOSALS, BACKBONE, REGIONS, HEADS, SUPPRESSION = PARTS = (
     "heads",
     "suppression",
 )
+CPU = torch.device("cpu")
+"""Where methods compute proposals"""
 
 
 class Stopwatch:
@@ -109,12 +112,31 @@ def _places(model: RegionDetector) -> Iterator[tuple[nn.Module, str, str]]:
                 yield head.features.backbone, "forward", BACKBONE
 
 
-def time_prediction(config: Config, folder: Path, *, images: int, repeats: int) -> Result:
+def time_proposals(config: Config, *, images: int, repeats: int) -> Result:
+    """`seconds` of each of the first images of the validation split: the median of `repeats`, after one that warms up.
+
+    The method runs in this process alone, whatever the cache holds; proposals out of a file count nothing.
+    """
+    reader = open_reader(config, "val")
+    count = min(images, len(reader))
+    found = list[float]()
+    with Progress(count, title="time proposals", unit="image") as progress:
+        for index in range(count):
+            method = method_on(reader, index)
+            runs = [0.0] if method is None else [seconds_of(method, CPU) for _ in range(1 + repeats)][1:]
+            found.append(statistics.median(runs))
+            progress.advance()
+    return {"seconds": found}
+
+
+def time_prediction(
+    config: Config, folder: Path, *, images: int, repeats: int, proposals: Sequence[float] | None = None
+) -> Result:
     """A run's best weights on the first images of the validation split, one by one.
 
     Medians over the images of the seconds of each of `PARTS`, of them all as `seconds an image` and without proposals as
-    `without proposals`; of an image counts the run of median length of `repeats`, after one that warms up. A method that
-    computes proposals is timed anew, in this process; proposals out of a file count nothing.
+    `without proposals`; of an image counts the run of median length of `repeats`, after one that warms up.
+    proposals: what `time_proposals` measured of these images, for a system that is given them.
     Raises ConfigError for a model that is no region-based detector.
     """
     network = trained(config, folder / "checkpoints" / checkpoints.BEST)
@@ -124,11 +146,9 @@ def time_prediction(config: Config, folder: Path, *, images: int, repeats: int) 
     with Progress(count, title=f"time {config['task']['name']}", unit="image") as progress:
         for index in range(count):
             predict = partial(network.predict, network.batch([index]))
-            method = method_on(network.reader, index)
-            timed = seconds_of_parts(
-                network.model, predict, network.setup.device, method=method, repeats=repeats
-            )
-            found.append(timed)
+            found.append(seconds_of_parts(network.model, predict, network.setup.device, repeats=repeats))
+            if proposals is not None:
+                found[-1][PROPOSALS] += proposals[index]
             progress.advance()
     parts = {part: statistics.median(each[part] for each in found) for part in PARTS}
     return {
@@ -146,19 +166,12 @@ def seconds_of_parts(
     device: torch.device,
     *,
     repeats: int,
-    method: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
-    """The seconds of each of `PARTS`, of the repeat of median length.
-
-    method: computes the proposals that the model is given, if it is given any.
-    """
+    """The seconds of each of `PARTS`, of the repeat of median length; proposals that are given have none."""
     watches: list[Stopwatch] = []
     with watched(model, lambda: watches[-1]):
         for _ in range(1 + repeats):
             watches.append(Stopwatch(device))
-            if method is not None:
-                with watches[-1].running(PROPOSALS):
-                    method()
             predict()
     runs = sorted((watch.seconds for watch in watches[1:]), key=lambda seconds: sum(seconds.values()))
     return runs[(len(runs) - 1) // 2]

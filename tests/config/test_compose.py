@@ -52,6 +52,15 @@ def test_a_recipe_is_scaled_to_the_batch_size_and_says_so(home: Path) -> None:
     assert scaled(raw) == {"engine.max_steps": "90000 x 16 / 6"}
 
 
+def test_a_recipe_has_a_length_for_each_way_of_training() -> None:
+    joint, alternating, typed = (
+        compose("train", ["task=faster_rcnn", *more])["engine"]["max_steps"]
+        for more in ([], ["task.training=alternating"], ["task.training=alternating", "engine.max_steps=9"])
+    )
+    assert joint < alternating  # which are four trainings
+    assert typed == 9
+
+
 def test_the_command_line_wins_over_the_recipe(home: Path) -> None:
     config = toy("task=toy", "backbone=resnet34", "optimizer.lr=0.5", "loader.batch_size=2")
     assert (config["backbone"]["name"], config["optimizer"]["lr"], config["loader"]["batch_size"]) == (

@@ -4,7 +4,6 @@ import copy
 import importlib
 import inspect
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,15 +45,6 @@ FINE = ("unet_encoder", "full_resolution", "patch_cnn", "lenet", *(f"cifar_{n}" 
 """No detector's networks: they keep the image's resolution, or nearly."""
 NAMED = ("torchvision", "timm")
 """Whose name is the network's"""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The maps are too small to share out: on a busy machine two threads take ten times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(name: str, **changes: Any) -> Backbone:

@@ -14,7 +14,8 @@ import pytest
 
 from .amount import amount
 from .children import MIB, run
-from .formats import FORMATS, Format, damaged, read_every_way
+from .damaged_reading import damaged, read_every_way
+from .formats import FORMATS, Format
 
 MEMORY = 256 * MIB
 FILES = amount(500)

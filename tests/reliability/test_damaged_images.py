@@ -14,7 +14,7 @@ from data.files import coco_document, write_coco
 
 from .children import MIB, command, run
 from .conftest import Unbroken
-from .formats import read_odd_image
+from .damaged_reading import read_odd_image
 from .zoo import EITHER, REFUSED, ZOO, put
 
 MEMORY = 1024 * MIB

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cvtasks.cli import main
 
@@ -65,8 +64,5 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two steps; not to be changed."""
     folder = tmp_path_factory.mktemp("security") / "run"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert main(["train", *SMALL, *SHAPES, f"run_dir={folder}"]) == 0
-    torch.set_num_threads(threads)
     return folder

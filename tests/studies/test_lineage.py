@@ -96,8 +96,8 @@ def test_a_study_that_is_done_trains_and_measures_nothing(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "train", None)
         patch.setattr(app, "resume", None)
-        for measure in ("time_prediction", "compute_proposals"):
-            patch.setattr(study, measure, None)
+        for measure in ("time_prediction", "time_proposals", "compute_proposals"):
+            patch.setattr(study, measure, lambda *_, **__: pytest.fail("measured again"))
         assert main(["study", "lineage", f"run_dir={folder}", *TYPED]) == 0
     assert tables(folder) == before
 
@@ -136,6 +136,27 @@ def test_what_cannot_be_timed_keeps_its_accuracy(
     rows, before = tables(tmp_path / "R")[MEASURED], tables(folder)[MEASURED]
     assert (rows[0]["AP"], rows[0][ALL]) == (before[0]["AP"], None)
     assert rows[1][ALL] == before[1][ALL]
+
+
+def test_the_same_proposals_are_timed_once_for_all_and_others_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def time_proposals(config: dict[str, Any], **counts: int) -> dict[str, Any]:
+        timed.append(config["proposals"]["limit"])
+        return {"seconds": [float(config["proposals"]["limit"])] * counts["images"]}
+
+    monkeypatch.setattr(study, "time_proposals", time_proposals)
+    monkeypatch.setattr(study, "time_prediction", lambda *_, proposals, **__: {"given": proposals})
+    limits = {"rcnn": ["proposals.limit=7"], "sppnet": [], "fast_rcnn": ["proposals.limit=7"], "rfcn": []}
+    configs: Any = {system: compose("train", [f"task={system}", *typed]) for system, typed in limits.items()}
+    with StudyRun(tmp_path) as run:
+        found = study._times(run, configs, images=2, repeats=1)
+    assert timed == [7, 2000]
+    assert {system: result["given"] for system, result in found.items()} == {
+        "rcnn": [7, 7], "sppnet": [2000, 2000], "fast_rcnn": [7, 7], "rfcn": None,
+    }  # fmt: skip
 
 
 Configs = dict[str, dict[str, Any]]
@@ -207,6 +228,21 @@ def test_another_data_set_has_its_own_recipes(
         if file.suffix in (".yaml", ".json"):
             assert "a place" not in file.read_text()
     assert "${oc.env:PLACE}" in (tmp_path / "R" / "config.yaml").read_text()
+
+
+def test_on_photographs_all_begin_at_random_with_one_small_network(
+    configs: Configs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "open_reader", lambda *_: None)
+    typed = ["dataset=coco", "dataset.root=photos", f"run_dir={tmp_path / 'R'}"]
+    assert main(["study", "lineage_photos", *typed]) == 0
+    assert list(configs) == list(get_args(study.System))
+    for config in configs.values():
+        for group in ("backbone", "pipeline", "optimizer"):
+            assert config[group] == configs["rcnn"][group]
+        assert config["dataset"]["name"] == "coco"
+        assert config["engine"]["max_steps"] == 1500
+    assert (tmp_path / "R" / "config.yaml").is_file()
 
 
 def test_the_published_numbers_are_the_lectures() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from cvtasks.config.compose import compose
 from cvtasks.models.detection.fast_rcnn import fast_rcnn
 from cvtasks.models.detection.faster_rcnn import faster_rcnn
 from cvtasks.models.detection.rcnn import rcnn
@@ -17,7 +19,8 @@ from cvtasks.models.detection.sliding_window import sliding_window_det
 from cvtasks.models.detection.sppnet import sppnet
 from cvtasks.nn.backbones.tiny import tiny
 from cvtasks.nn.region_detector import RegionDetector
-from cvtasks.studies.lineage_costs import PARTS, Stopwatch, seconds_of_parts, watched
+from cvtasks.proposals.selective_search import SelectiveSearch
+from cvtasks.studies.lineage_costs import PARTS, Stopwatch, seconds_of_parts, time_proposals, watched
 from cvtasks.types import Batch, ClassInfo
 
 CPU = torch.device("cpu")
@@ -150,14 +153,19 @@ def test_each_modules_time_is_its_own_parts(system: str, clock: list[float]) -> 
     assert 2 * sum(found.values()) == clock[0] - began  # the one that warms up takes as long
 
 
-def test_computing_proposals_counts_as_proposals(clock: list[float]) -> None:
-    model = systems()["fast_rcnn"]().eval()
+def test_a_method_is_timed_on_each_image_whatever_the_cache_holds(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["task=fast_rcnn", "dataset.val.count=3", "dataset.image_size=64"]
+    lengths = iter([100.0, 5, 1, 3, 100, 2, 8, 4])
 
-    def method() -> None:
-        clock[0] += 9
+    def slow_search(*_: Any) -> np.ndarray:
+        clock[0] += next(lengths)
+        return np.zeros((0, 4), np.float32)
 
-    found = seconds_of_parts(model, lambda: model.predict(batch()), CPU, repeats=1, method=method)
-    assert found == dict.fromkeys(PARTS, 0.0) | {"proposals": 9}
+    monkeypatch.setattr(SelectiveSearch, "__call__", slow_search)
+    found = time_proposals(compose("train", typed), images=2, repeats=3)
+    assert found == {"seconds": [3, 4]}  # the first of each warms up
 
 
 def test_the_run_of_median_length_counts_and_the_first_one_does_not(clock: list[float]) -> None:
