@@ -35,7 +35,10 @@ def spelled_out(
 
 
 def settings_of(name: str, config_dir: str | None = None) -> dict[str, Any]:
-    """The settings of a study with their defaults; none where its file is not there, or not readable."""
+    """The settings of a study with their defaults, those of a study that it builds on included.
+
+    None where its file is not there, or not readable.
+    """
     import yaml
 
     file = options(STUDY, conf_dirs(config_dir)).get(name)
@@ -46,10 +49,17 @@ def settings_of(name: str, config_dir: str | None = None) -> dict[str, Any]:
         values = yaml.safe_load(text)
     except yaml.YAMLError:  # composing tells the line
         return {}
-    node = values.get(STUDY) if isinstance(values, Mapping) and "@package _global_" in text else values
-    if not isinstance(node, Mapping):
+    if not isinstance(values, Mapping):
         return {}
-    return {key: node[key] for key in node if key not in ("name", "_target_", *SHARED)}
+    below = [
+        each
+        for each in values.get("defaults") or ()
+        if isinstance(each, str) and each not in ("_self_", name)
+    ]
+    found = {key: value for each in below for key, value in settings_of(each, config_dir).items()}
+    node = values.get(STUDY) if "@package _global_" in text else values
+    own = node if isinstance(node, Mapping) else {}
+    return found | {key: own[key] for key in own if key not in ("name", "_target_", "defaults", *SHARED)}
 
 
 def _full(word: str, own: Mapping[str, Any], sweep: bool) -> str:

@@ -22,6 +22,7 @@ TRADEOFF, LINEAGE = "study=tradeoff", "study=lineage"
         # Neither a text nor a mapping becomes a list.
         ([LINEAGE, "backbone=resnet18", "steps.rcnn=3"], [LINEAGE, "study.backbone=resnet18", "study.steps.rcnn=3"]),
         (["study=upsampling", "kernel=1,4,2"], ["study=upsampling", "study.kernel=[1,4,2]"]),
+        (["study=lineage_photos", "systems=rcnn"], ["study=lineage_photos", "study.systems=[rcnn]"]),
         (["study=nothing", "task=ssd"], ["study=nothing", "task=ssd"]),
     ],
 )  # fmt: skip

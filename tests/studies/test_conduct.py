@@ -12,6 +12,7 @@ from sweeps import stand_ins
 
 from cvtasks.cli import main
 from cvtasks.config.build import locate, use_plugins
+from cvtasks.config.compose import compose
 from cvtasks.config.locate import conf_dirs, options
 from cvtasks.config.stored import newest_run
 from cvtasks.errors import ConfigError
@@ -134,8 +135,11 @@ def test_a_sweep_of_studies_gives_each_a_folder(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("study", "type which study: cvtasks study NAME, one of lineage, segmentation, tradeoff, upsampling"),
-        ("study -cd conf", "one of lineage, mine, segmentation, tradeoff, upsampling"),
+        (
+            "study",
+            "type which study: cvtasks study NAME, one of lineage, lineage_photos, segmentation, tradeoff, upsampling",
+        ),
+        ("study -cd conf", "one of lineage, lineage_photos, mine, segmentation, tradeoff, upsampling"),
         ("study upsamplin", "study=upsamplin: there is no study upsamplin; did you mean upsampling?"),
         ("study a b", "study takes one name, not a, b"),
         ("study upsampling sede=1", "there is no setting sede; did you mean seed?"),
@@ -173,8 +177,9 @@ def test_studies_are_listed_completed_and_shown(capsys: pytest.CaptureFixture[st
         assert main(list(words)) == 0
         return capsys.readouterr().out.splitlines()
 
-    assert told("list", "studies", "-cd", "conf")[1].split(maxsplit=1) == ["mine", "A study of my own"]
-    assert "studies       lineage, segmentation, tradeoff, upsampling" in told("list")
+    listed = [line.split(maxsplit=1) for line in told("list", "studies", "-cd", "conf")]
+    assert ["mine", "A study of my own"] in listed
+    assert "studies       lineage, lineage_photos, segmentation, tradeoff, upsampling" in told("list")
     assert told("complete", "cvtasks study up") == ["upsampling"]
     assert told("complete", "cvtasks study -cd conf m") == ["mine"]
     assert told("complete", "cvtasks study upsampling study.kernel") == ["study.kernel=", "study.kernels="]
@@ -188,8 +193,7 @@ def test_studies_are_listed_completed_and_shown(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("name", options("study", conf_dirs()))
 def test_every_study_of_ours_lists_all_its_settings(name: str) -> None:
     """Hydra refuses overrides of keys that are not in the file."""
-    node = yaml.safe_load(options("study", conf_dirs())[name].read_text())
-    node = node.get("study", node)  # one that takes a data set has that beside it
+    node = compose("study", [f"study={name}"], checked=False)["study"]
     use_plugins([], studies=True)
     takes = inspect.signature(locate(node["_target_"])).parameters
     assert set(takes) - {"run", "dataset"} == set(node) - {"name", "_target_"}
