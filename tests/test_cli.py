@@ -16,8 +16,9 @@ from sweeps import stand_ins
 
 import cvtasks
 from cvtasks import __version__
-from cvtasks.cli import VERBS, main
+from cvtasks.cli import main
 from cvtasks.errors import CvtasksError, DataError, NonFiniteLossError
+from cvtasks.usage import VERBS
 
 Calls = list[tuple[str, dict[str, Any], dict[str, Any]]]
 

@@ -47,7 +47,8 @@ ALLOWED = {
         "viz",
     },
     "sweeps": {"config", "engine", "redaction", "studies.findings", "studies.pictures"},
-    "cli": {"app", "judge", "proposal_run", "batch_size", "studies", "sweeps", "config", "engine"},
+    "usage": set(),
+    "cli": {"app", "judge", "proposal_run", "batch_size", "studies", "sweeps", "config", "engine", "usage"},
 }
 HYDRA = {"config", "cli", "app"}
 

@@ -12,7 +12,8 @@ from PIL import Image
 from sweeps import stand_ins
 
 import cvtasks
-from cvtasks.cli import VERBS, main
+from cvtasks.cli import main
+from cvtasks.usage import VERBS
 
 from .conftest import NETWORK, SHAPES, SMALL, Command, forbidden
 
