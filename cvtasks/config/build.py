@@ -44,7 +44,7 @@ SCHEDULERS = (
 )
 STUDIES = "studies"
 """A room for `cvtasks study` alone: a study trains what its settings say, and they are never a checkpoint's."""
-NOT_ROOMS = ("nn.zoo", "metrics.results")
+NOT_ROOMS = ("nn.zoo", "metrics.results", "metrics.class_table")
 """One fetches files and one writes them, wherever a configuration that a stranger wrote says."""
 HYDRAS = ("hydra._internal.core_plugins.", "hydra.experimental.", "hydra_plugins.", "optuna.samplers.")
 """Where Hydra's own plug-ins live, and what one of them builds."""
